@@ -1,0 +1,31 @@
+//! What userspace tells the kernel programs at load, as a read-only global: the verifier removes
+//! what is switched off.
+
+/// The kernel programs' settings.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Config {
+    /// 1: every open for reading is sent, since the policy's sensitive paths have no fixed name to
+    /// look for. 0: only those whose last components are in the set of names.
+    pub send_all_reads: u32,
+    /// 1: each record wakes userspace at once (tests). 0: bulk records are batched.
+    pub eager_wakeup: u32,
+    /// Bytes of unread bulk records that wake userspace.
+    pub bulk_wakeup_bytes: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<Config>() == 16);
+
+impl Config {
+    /// What is in force when nothing is said.
+    pub const DEFAULT: Self = Self {
+        send_all_reads: 0,
+        eager_wakeup: 0,
+        bulk_wakeup_bytes: 64 * 1024,
+        _pad: 0,
+    };
+}
+
+crate::pod!(Config);

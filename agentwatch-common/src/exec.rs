@@ -1,0 +1,39 @@
+//! A process replaced its program.
+
+/// Most bytes of the argument vector that are sent.
+pub const ARGV_MAX: usize = 4096;
+
+/// `execve` succeeded. The tail holds, in this order and without separators: the path of the
+/// binary and the working directory (both leaf first, see [`crate::file`]), the file name as the
+/// caller gave it, the interpreter (the file that the kernel loads in the end: for a script, what
+/// its first line names), and the argument vector (each argument ends with NUL).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Exec {
+    /// Inode number of the binary.
+    pub ino: u64,
+    /// Bytes of the argument vector in the process, before any cut.
+    pub argv_total: u64,
+    /// Device of the binary, in the kernel's encoding (`major << 20 | minor`).
+    pub dev: u32,
+    /// Hard links of the binary: 0 means that it has no name any more (deleted, memfd).
+    pub nlink: u32,
+    /// Number of arguments.
+    pub argc: u32,
+    /// Mode of the binary (`st_mode`).
+    pub mode: u32,
+    /// Bytes of the binary's path in the tail.
+    pub path_len: u16,
+    /// Bytes of the working directory in the tail.
+    pub cwd_len: u16,
+    /// Bytes of the file name in the tail.
+    pub filename_len: u16,
+    /// Bytes of the interpreter's name in the tail.
+    pub interp_len: u16,
+    /// Bytes of the argument vector in the tail.
+    pub argv_len: u16,
+    /// Zero.
+    pub _pad: [u16; 3],
+}
+
+const _: () = assert!(size_of::<Exec>() == 48);

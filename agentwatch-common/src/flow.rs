@@ -1,0 +1,205 @@
+//! Sockets: who talked to whom, how much, and how it began.
+
+/// Most payload bytes of a flow that are sent, for each direction.
+pub const HEAD_MAX: usize = 256;
+/// Most packets of a flow, for each direction, whose payload is sent.
+pub const HEAD_PACKETS: u8 = 8;
+/// Bytes of the payload that a [`Trigger`] keeps.
+pub const TRIGGER_HEAD: usize = 64;
+
+/// Values of [`Endpoint::direction`] and [`FlowData::direction`].
+pub mod direction {
+    /// Not known: the flow was there before the agent was watched.
+    pub const UNKNOWN: u8 = 0;
+    /// The agent opened the flow; bytes that it sends.
+    pub const OUT: u8 = 1;
+    /// The agent took the flow; bytes that it gets.
+    pub const IN: u8 = 2;
+}
+
+/// What identifies a flow in the kernel's map: the socket, and for UDP the peer.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FlowKey {
+    /// The kernel's socket cookie: never used twice while the machine runs.
+    pub cookie: u64,
+    /// Address of the peer for UDP (IPv4 as `::ffff:a.b.c.d`), zero for TCP.
+    pub remote: [u8; 16],
+    /// Port of the peer for UDP, zero for TCP.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub proto: u16,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 32);
+
+/// A socket's two ends.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Endpoint {
+    /// The kernel's socket cookie.
+    pub cookie: u64,
+    /// Own address, IPv4 as `::ffff:a.b.c.d`; zero where it is not bound yet.
+    pub local: [u8; 16],
+    /// The peer's address, likewise; zero for a listener.
+    pub remote: [u8; 16],
+    /// Own port.
+    pub local_port: u16,
+    /// The peer's port.
+    pub remote_port: u16,
+    /// IP protocol number: 6 TCP, 17 UDP.
+    pub proto: u8,
+    /// One of [`direction`].
+    pub direction: u8,
+    /// 4 or 6: the IP version on the wire.
+    pub version: u8,
+    /// Zero.
+    pub _pad: u8,
+}
+
+const _: () = assert!(size_of::<Endpoint>() == 48);
+
+/// The last payload that a process got on a TCP connection which it had opened. With it, a
+/// connection or a payload that follows can be seen to be an answer to what came from outside.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Trigger {
+    /// The flow, 0 for none.
+    pub cookie: u64,
+    /// When it came, `CLOCK_BOOTTIME` nanoseconds.
+    pub at_ns: u64,
+    /// Bytes that came with that packet.
+    pub len: u32,
+    /// How many of them are in `head`.
+    pub head_len: u32,
+    /// Their beginning.
+    pub head: [u8; TRIGGER_HEAD],
+}
+
+const _: () = assert!(size_of::<Trigger>() == 88);
+
+/// A process asked for a connection (TCP), or fixed the peer of a UDP socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Connect {
+    /// The local end is not known yet.
+    pub endpoint: Endpoint,
+    /// What came before.
+    pub trigger: Trigger,
+}
+
+const _: () = assert!(size_of::<Connect>() == 136);
+
+/// Payload of one of the first packets of a flow. The tail is the payload's beginning.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FlowData {
+    /// The flow.
+    pub endpoint: Endpoint,
+    /// For bytes sent: what the process had got last.
+    pub trigger: Trigger,
+    /// Payload bytes of this flow in this direction before this packet.
+    pub offset: u64,
+    /// Payload bytes of this packet.
+    pub len: u32,
+    /// How many of them are in the tail.
+    pub data_len: u16,
+    /// One of [`direction`]: of these bytes, not of the flow.
+    pub direction: u8,
+    /// Zero.
+    pub _pad: u8,
+}
+
+const _: () = assert!(size_of::<FlowData>() == 152);
+
+/// A flow ended.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FlowClose {
+    /// The flow.
+    pub endpoint: Endpoint,
+    /// Payload bytes that the agent got: retransmissions are counted once.
+    pub bytes_in: u64,
+    /// Payload bytes that the agent sent.
+    pub bytes_out: u64,
+    /// When it began, `CLOCK_BOOTTIME` nanoseconds.
+    pub open_ns: u64,
+    /// Bits of [`close`].
+    pub state: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<FlowClose>() == 80);
+
+/// Bits of [`FlowClose::state`].
+pub mod close {
+    /// The connection was established at some time.
+    pub const ESTABLISHED: u32 = 1 << 0;
+    /// It is open still: the watching ended, not the flow.
+    pub const ALIVE: u32 = 1 << 1;
+}
+
+/// What the kernel keeps of a flow that is open. Userspace reads it when the watching ends.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FlowState {
+    /// Start of the process that opened it, `CLOCK_BOOTTIME` nanoseconds.
+    pub start_ns: u64,
+    /// When the flow began, `CLOCK_BOOTTIME` nanoseconds.
+    pub open_ns: u64,
+    /// Payload bytes in.
+    pub bytes_in: u64,
+    /// Payload bytes out.
+    pub bytes_out: u64,
+    /// The agent.
+    pub agent: u32,
+    /// The process that opened it, 0 where it is not known.
+    pub tgid: u32,
+    /// Its parent.
+    pub ppid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// The next TCP sequence number that has not been counted, in.
+    pub seq_in: u32,
+    /// The same, out.
+    pub seq_out: u32,
+    /// Bits of [`state`].
+    pub flags: u32,
+    /// Payload bytes sent to userspace, in.
+    pub head_in: u16,
+    /// The same, out.
+    pub head_out: u16,
+    /// Packets whose payload was sent to userspace, in.
+    pub packets_in: u8,
+    /// The same, out.
+    pub packets_out: u8,
+    /// Own port.
+    pub local_port: u16,
+    /// The peer's port.
+    pub remote_port: u16,
+    /// 4 or 6.
+    pub version: u8,
+    /// One of [`direction`].
+    pub direction: u8,
+    /// Own address.
+    pub local: [u8; 16],
+    /// The peer's address.
+    pub remote: [u8; 16],
+}
+
+const _: () = assert!(size_of::<FlowState>() == 104);
+
+/// Bits of [`FlowState::flags`].
+pub mod state {
+    /// `seq_in` is set.
+    pub const SEQ_IN: u32 = 1 << 0;
+    /// `seq_out` is set.
+    pub const SEQ_OUT: u32 = 1 << 1;
+    /// The connection is, or was, established.
+    pub const ESTABLISHED: u32 = 1 << 2;
+}
+
+crate::pod!(FlowKey, FlowState);

@@ -1,0 +1,80 @@
+//! Counting what is sent, what is lost and why.
+//!
+//! For each agent: `EMITTED = delivered + Σ lost(reason)`, where `delivered` is what userspace
+//! counts. [`counter`] values from [`counter::LOST_FIRST`] to [`counter::LOST_LAST`] are losses, the
+//! others are not.
+
+/// Key of the per-CPU map of counters.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CounterKey {
+    /// The agent, 0 where it is not known.
+    pub agent: u32,
+    /// One of [`counter`].
+    pub counter: u32,
+}
+
+const _: () = assert!(size_of::<CounterKey>() == 8);
+
+/// What is counted.
+pub mod counter {
+    /// Records that were to be sent.
+    pub const EMITTED: u32 = 1;
+    /// Opens for reading.
+    pub const OPENS_READ: u32 = 2;
+    /// Opens for writing.
+    pub const OPENS_WRITE: u32 = 3;
+
+    /// Lost: the ring buffer of urgent records was full.
+    pub const LOST_PRIO_FULL: u32 = 16;
+    /// Lost: the ring buffer of bulk records was full.
+    pub const LOST_BULK_FULL: u32 = 17;
+    /// Lost: too many system calls in flight to remember this one.
+    pub const LOST_CALLS_FULL: u32 = 18;
+    /// Lost: too many flows to remember this one.
+    pub const LOST_FLOWS_FULL: u32 = 19;
+    /// Lost: no scratch memory (cannot happen while the program runs as it should).
+    pub const LOST_SCRATCH: u32 = 20;
+    /// First and last of the losses.
+    pub const LOST_FIRST: u32 = LOST_PRIO_FULL;
+    /// See [`LOST_FIRST`].
+    pub const LOST_LAST: u32 = LOST_SCRATCH;
+
+    /// Not lost, but not whole: a path, an argument vector or a name was cut.
+    pub const CUT: u32 = 32;
+    /// Not lost, but not whole: memory could not be read.
+    pub const FAULTS: u32 = 33;
+    /// A process could not be tagged: the map of tasks is full. Its events are missing.
+    pub const TASKS_FULL: u32 = 34;
+    /// A cgroup could not be tagged: the map of cgroups is full. Its processes carry their tags
+    /// still if they were forked by tagged ones.
+    pub const CGROUPS_FULL: u32 = 35;
+}
+
+/// The counters of one agent, put into the stream of records now and then, so that a recording
+/// knows of its own losses.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tally {
+    /// Records that the kernel was to send.
+    pub emitted: u64,
+    /// Records that userspace got.
+    pub delivered: u64,
+    /// Losses by reason, from [`counter::LOST_FIRST`] on.
+    pub lost: [u64; 8],
+    /// Records that were cut.
+    pub cut: u64,
+    /// Reads of memory that failed.
+    pub faults: u64,
+    /// Processes and cgroups that could not be tagged.
+    pub untagged: u64,
+    /// Opens for reading.
+    pub opens_read: u64,
+    /// Opens for writing.
+    pub opens_write: u64,
+}
+
+const _: () = assert!(size_of::<Tally>() == 120);
+const _: () = assert!((counter::LOST_LAST - counter::LOST_FIRST) < 8);
+
+crate::pod!(CounterKey);

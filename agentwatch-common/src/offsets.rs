@@ -1,0 +1,110 @@
+//! Where the fields of the running kernel's structures are.
+//!
+//! rustc emits no CO-RE relocations, so the loader looks each field up in the kernel's BTF and
+//! passes the offsets as a read-only global. Never a number that was baked in.
+
+/// Declares [`Offsets`] and the table that userspace fills it from.
+macro_rules! offsets {
+    ($($field:ident: $structure:literal . $member:literal),+ $(,)?) => {
+        /// Byte offsets of structure members, [`Offsets::MISSING`] for what this kernel lacks.
+        #[repr(C)]
+        #[derive(Clone, Copy)]
+        pub struct Offsets {
+            $(#[doc = concat!("`struct ", $structure, "`, member `", $member, "`.")] pub $field: u32,)+
+        }
+
+        impl Offsets {
+            /// "This kernel has no such member."
+            pub const MISSING: u32 = u32::MAX;
+            /// Nothing known.
+            pub const NONE: Self = Self { $($field: Self::MISSING,)+ };
+            /// Structure and member of each field, in order.
+            pub const FIELDS: &'static [(&'static str, &'static str)] = &[$(($structure, $member)),+];
+
+            /// The offsets in the order of [`Self::FIELDS`].
+            pub fn from_fn(mut find: impl FnMut(&'static str, &'static str) -> Option<u32>) -> Self {
+                Self { $($field: find($structure, $member).unwrap_or(Self::MISSING),)+ }
+            }
+
+            /// Calls `f` with each field's structure, member and offset.
+            pub fn each(&self, mut f: impl FnMut(&'static str, &'static str, u32)) {
+                $(f($structure, $member, self.$field);)+
+            }
+        }
+    };
+}
+
+offsets! {
+    task_pid: "task_struct"."pid",
+    task_tgid: "task_struct"."tgid",
+    task_group_leader: "task_struct"."group_leader",
+    task_real_parent: "task_struct"."real_parent",
+    task_start_boottime: "task_struct"."start_boottime",
+    task_exit_code: "task_struct"."exit_code",
+    task_utime: "task_struct"."utime",
+    task_stime: "task_struct"."stime",
+    task_signal: "task_struct"."signal",
+    task_cgroups: "task_struct"."cgroups",
+    task_fs: "task_struct"."fs",
+    task_files: "task_struct"."files",
+    task_mm: "task_struct"."mm",
+    signal_live: "signal_struct"."live",
+    signal_group_exit_code: "signal_struct"."group_exit_code",
+    signal_utime: "signal_struct"."utime",
+    signal_stime: "signal_struct"."stime",
+    css_set_dfl_cgrp: "css_set"."dfl_cgrp",
+    cgroup_self: "cgroup"."self",
+    cgroup_kn: "cgroup"."kn",
+    cgroup_root: "cgroup"."root",
+    cgroup_root_hierarchy_id: "cgroup_root"."hierarchy_id",
+    css_parent: "cgroup_subsys_state"."parent",
+    css_cgroup: "cgroup_subsys_state"."cgroup",
+    kernfs_node_id: "kernfs_node"."id",
+    binprm_file: "linux_binprm"."file",
+    binprm_filename: "linux_binprm"."filename",
+    binprm_interp: "linux_binprm"."interp",
+    binprm_argc: "linux_binprm"."argc",
+    mm_arg_start: "mm_struct"."arg_start",
+    mm_arg_end: "mm_struct"."arg_end",
+    fs_root: "fs_struct"."root",
+    fs_pwd: "fs_struct"."pwd",
+    path_mnt: "path"."mnt",
+    path_dentry: "path"."dentry",
+    files_fdt: "files_struct"."fdt",
+    fdtable_fd: "fdtable"."fd",
+    fdtable_max_fds: "fdtable"."max_fds",
+    file_path: "file"."f_path",
+    file_inode: "file"."f_inode",
+    file_mode: "file"."f_mode",
+    file_private_data: "file"."private_data",
+    dentry_parent: "dentry"."d_parent",
+    dentry_name: "dentry"."d_name",
+    dentry_inode: "dentry"."d_inode",
+    dentry_alias: "dentry"."d_u",
+    qstr_len: "qstr"."len",
+    qstr_name: "qstr"."name",
+    inode_ino: "inode"."i_ino",
+    inode_sb: "inode"."i_sb",
+    inode_mode: "inode"."i_mode",
+    inode_nlink: "inode"."i_nlink",
+    inode_size: "inode"."i_size",
+    inode_dentry: "inode"."i_dentry",
+    sb_dev: "super_block"."s_dev",
+    vfsmount_root: "vfsmount"."mnt_root",
+    vfsmount_sb: "vfsmount"."mnt_sb",
+    mount_mnt: "mount"."mnt",
+    mount_parent: "mount"."mnt_parent",
+    mount_mountpoint: "mount"."mnt_mountpoint",
+    socket_sk: "socket"."sk",
+    sk_protocol: "sock"."sk_protocol",
+    skc_cookie: "sock_common"."skc_cookie",
+    skc_family: "sock_common"."skc_family",
+    skc_daddr: "sock_common"."skc_daddr",
+    skc_rcv_saddr: "sock_common"."skc_rcv_saddr",
+    skc_dport: "sock_common"."skc_dport",
+    skc_num: "sock_common"."skc_num",
+    skc_v6_daddr: "sock_common"."skc_v6_daddr",
+    skc_v6_rcv_saddr: "sock_common"."skc_v6_rcv_saddr",
+}
+
+crate::pod!(Offsets);

@@ -1,0 +1,310 @@
+//! The way out: headers, records, ring buffers, counters.
+
+use core::{marker::PhantomData, mem::MaybeUninit};
+
+use agentwatch_common::{
+    Header,
+    header::{COMM_LEN, flag},
+    loss::{CounterKey, counter},
+    tag::Task,
+};
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        bpf_ktime_get_boot_ns, generated::bpf_get_current_comm, generated::bpf_ringbuf_output,
+    },
+};
+
+use crate::{
+    kernel::config,
+    maps::{
+        COUNTERS, EVENTS_BULK, EVENTS_PRIO, LAST_WAKEUP, PIECE_MAX, SCRATCH, SCRATCH_MASK, Scratch,
+    },
+};
+
+/// Bulk records that decide something wake userspace, but not more often than this.
+const WAKEUP_EVERY_NS: u64 = 1_000_000;
+
+/// Adds one to a counter.
+#[inline(always)]
+pub fn count(agent: u32, what: u32) {
+    let key = CounterKey { agent, counter: what };
+    if let Some(value) = COUNTERS.get_ptr_mut(&key) {
+        // SAFETY: the value of a per-CPU map, valid until the program ends; this CPU's own.
+        unsafe { *value += 1 };
+    } else {
+        let _ = COUNTERS.insert(&key, &1, 0);
+    }
+}
+
+/// Counts what the flags of a record say was not whole.
+#[inline(always)]
+fn count_flags(agent: u32, flags: u16) {
+    if flags & (flag::PATH_CUT | flag::ARGV_CUT | flag::BASE_CUT | flag::NAME_CUT) != 0 {
+        count(agent, counter::CUT);
+    }
+    if flags & flag::FAULT != 0 {
+        count(agent, counter::FAULTS);
+    }
+}
+
+/// A header for something that the current task does.
+#[inline(always)]
+pub fn header(kind: u16, task: &Task) -> Header {
+    let mut header = MaybeUninit::uninit();
+    // SAFETY: the memory of a header.
+    unsafe { write_header(header.as_mut_ptr(), kind, task) };
+    // SAFETY: written just now.
+    unsafe { header.assume_init() }
+}
+
+/// Writes a header for something that the current task does.
+///
+/// # Safety
+///
+/// `to` is valid for writes.
+#[inline(always)]
+unsafe fn write_header(to: *mut Header, kind: u16, task: &Task) {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let uid_gid = bpf_get_current_uid_gid();
+    // SAFETY: the caller's promise; field by field, so that nothing is copied over the stack. The
+    // name's buffer has the size that is passed.
+    unsafe {
+        to.write(bare_header(kind, task));
+        (*to).tgid = (pid_tgid >> 32) as u32;
+        (*to).tid = pid_tgid as u32;
+        (*to).uid = uid_gid as u32;
+        (*to).gid = (uid_gid >> 32) as u32;
+        (*to).cgroup = bpf_get_current_cgroup_id();
+        bpf_get_current_comm((&raw mut (*to).comm).cast(), COMM_LEN as u32);
+    }
+}
+
+/// A header without what only the task's own context tells.
+#[inline(always)]
+pub fn bare_header(kind: u16, task: &Task) -> Header {
+    Header {
+        len: 0,
+        kind,
+        flags: 0,
+        time_ns: now_ns(),
+        start_ns: task.start_ns,
+        cgroup: 0,
+        agent: task.agent,
+        tgid: 0,
+        tid: 0,
+        ppid: task.ppid,
+        uid: 0,
+        gid: 0,
+        comm: [0; COMM_LEN],
+    }
+}
+
+/// `CLOCK_BOOTTIME` in nanoseconds.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// A record of fixed size.
+#[repr(C)]
+pub struct Record<T> {
+    pub header: Header,
+    pub payload: T,
+}
+
+/// Sends a record of fixed size by the urgent ring. `fill` gets the reserved memory, of which the
+/// header is written already; it must write the whole payload.
+#[inline(always)]
+pub fn prio<T: 'static>(mut header: Header, fill: impl FnOnce(*mut T)) {
+    let agent = header.agent;
+    count(agent, counter::EMITTED);
+    count_flags(agent, header.flags);
+    let Some(mut entry) = EVENTS_PRIO.reserve::<Record<T>>(0) else {
+        count(agent, counter::LOST_PRIO_FULL);
+        return;
+    };
+    header.len = size_of::<Record<T>>() as u32;
+    let record = entry.as_mut_ptr();
+    // SAFETY: the memory is reserved for a `Record<T>`, and `fill` writes the rest of it.
+    unsafe { (&raw mut (*record).header).write(header) };
+    // SAFETY: as above.
+    fill(unsafe { &raw mut (*record).payload });
+    // Wakes userspace unless it is reading already.
+    entry.submit(0);
+}
+
+/// Which ring a record with a tail goes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The urgent ring.
+    Prio,
+    /// The bulk ring; userspace is woken soon.
+    BulkSoon,
+    /// The bulk ring; userspace looks now and then.
+    Bulk,
+}
+
+/// A record with a tail, being put together in this CPU's scratch memory, and there from the start:
+/// a BPF program has 512 bytes of stack.
+pub struct Builder<T> {
+    scratch: *mut Scratch,
+    record: PhantomData<T>,
+}
+
+impl<T> Builder<T> {
+    /// Begins a record about the current task. The payload is zero, the tail empty.
+    #[inline(always)]
+    pub fn new(kind: u16, task: &Task) -> Option<Self> {
+        count(task.agent, counter::EMITTED);
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+            count(task.agent, counter::LOST_SCRATCH);
+            return None;
+        };
+        let builder = Self { scratch, record: PhantomData };
+        let record = builder.record();
+        // SAFETY: the scratch memory is larger than any `Record<T>` and aligned to 8.
+        unsafe {
+            (&raw mut (*record).payload).write_bytes(0, 1);
+            write_header(&raw mut (*record).header, kind, task);
+        }
+        builder.set_position(size_of::<Record<T>>());
+        Some(builder)
+    }
+
+    #[inline(always)]
+    fn record(&self) -> *mut Record<T> {
+        // SAFETY: a field of the scratch memory.
+        unsafe { (&raw mut (*self.scratch).bytes).cast() }
+    }
+
+    /// The payload, to be filled in. It stays apart from what the other methods write.
+    #[inline(always)]
+    pub fn payload<'a>(&self) -> &'a mut T {
+        // SAFETY: zeroed in `new`, of integers only; the tail starts after it, and there is one
+        // caller for each record.
+        unsafe { &mut (*self.record()).payload }
+    }
+
+    /// Sets flags in the header.
+    #[inline(always)]
+    pub fn flag(&self, flags: u16) {
+        let at = self.flags_at();
+        // SAFETY: in this record.
+        unsafe { at.write_volatile(at.read_volatile() | flags) };
+    }
+
+    #[inline(always)]
+    fn flags_at(&self) -> *mut u16 {
+        // SAFETY: a field of the record.
+        unsafe { &raw mut (*self.record()).header.flags }
+    }
+
+    /// Where the next piece goes, `None` when the record is full.
+    #[inline(always)]
+    pub fn room(&self) -> Option<*mut u8> {
+        let pos = self.position();
+        if pos > SCRATCH_MASK {
+            return None;
+        }
+        // <verifier: unbounded memory access> The bound must be seen on the very register that is
+        // added to the pointer, which the compiler does not promise.
+        let pos = mask::<SCRATCH_MASK>(pos);
+        // SAFETY: pos ≤ SCRATCH_MASK, and PIECE_MAX bytes follow in the same array.
+        Some(unsafe { self.record().cast::<u8>().add(pos) })
+    }
+
+    /// Adds `len` bytes that were written to [`Self::room`].
+    #[inline(always)]
+    pub fn advance(&self, len: usize) {
+        self.set_position(self.position() + len);
+    }
+
+    /// Takes back what was added since.
+    #[inline(always)]
+    pub fn rewind(&self, to: usize) {
+        self.set_position(to);
+    }
+
+    /// How long the record is by now, bytes.
+    #[inline(always)]
+    pub fn position(&self) -> usize {
+        // SAFETY: a field of the scratch memory.
+        unsafe { (&raw const (*self.scratch).pos).read_volatile() as usize }
+    }
+
+    #[inline(always)]
+    fn set_position(&self, pos: usize) {
+        // SAFETY: a field of the scratch memory.
+        unsafe { (&raw mut (*self.scratch).pos).write_volatile(pos as u64) };
+    }
+
+    /// Sends the record.
+    #[inline(always)]
+    pub fn send(self, way: Way) {
+        let (record, pos) = (self.record(), self.position());
+        // SAFETY: as in `new`.
+        let header = unsafe { &mut (*record).header };
+        let agent = header.agent;
+        // A last piece that went past the mask ends the record early; decoding sees that.
+        let len = if pos > SCRATCH_MASK { SCRATCH_MASK } else { pos };
+        let len = mask::<SCRATCH_MASK>(len);
+        header.len = len as u32;
+        count_flags(agent, header.flags);
+        let (ring, lost, wakeup) = match way {
+            Way::Prio => (&raw const EVENTS_PRIO, counter::LOST_PRIO_FULL, 0),
+            Way::BulkSoon | Way::Bulk => (
+                &raw const EVENTS_BULK,
+                counter::LOST_BULK_FULL,
+                bulk_wakeup(way == Way::BulkSoon),
+            ),
+        };
+        // SAFETY: a ring buffer map, and `len` bytes of the scratch memory, which is larger.
+        let result = unsafe {
+            bpf_ringbuf_output(ring.cast_mut().cast(), record.cast(), len as u64, wakeup)
+        };
+        if result != 0 {
+            count(agent, lost);
+        }
+    }
+}
+
+/// Whether a bulk record wakes userspace: when much is unread, or soon after something that decides.
+#[inline(always)]
+fn bulk_wakeup(soon: bool) -> u64 {
+    if config::eager_wakeup() {
+        return u64::from(BPF_RB_FORCE_WAKEUP);
+    }
+    if soon && let Some(last) = LAST_WAKEUP.get_ptr_mut(0) {
+        let now = now_ns();
+        // SAFETY: this CPU's own value.
+        unsafe {
+            if now - *last > WAKEUP_EVERY_NS {
+                *last = now;
+                return u64::from(BPF_RB_FORCE_WAKEUP);
+            }
+        }
+    }
+    if EVENTS_BULK.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(config::bulk_wakeup_bytes()) {
+        return u64::from(BPF_RB_FORCE_WAKEUP);
+    }
+    u64::from(BPF_RB_NO_WAKEUP)
+}
+
+/// `x & MASK`, in one instruction on the register that is used afterwards.
+#[inline(always)]
+pub fn mask<const MASK: usize>(x: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut x = x;
+        // SAFETY: one arithmetic instruction on a register.
+        unsafe { core::arch::asm!("{x} &= {m}", x = inout(reg) x, m = const MASK) };
+        x
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        x & MASK
+    }
+}

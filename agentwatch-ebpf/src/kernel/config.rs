@@ -1,0 +1,27 @@
+//! The settings, field by field.
+
+use agentwatch_common::config::Config;
+
+/// Reads one field of the settings.
+macro_rules! field {
+    ($field:ident) => {{
+        let config = (&raw const crate::maps::CONFIG).cast::<Config>();
+        // SAFETY: as in `offset!`.
+        unsafe { (&raw const (*config).$field).read_volatile() }
+    }};
+}
+
+#[inline(always)]
+pub fn send_all_reads() -> bool {
+    field!(send_all_reads) != 0
+}
+
+#[inline(always)]
+pub fn eager_wakeup() -> bool {
+    field!(eager_wakeup) != 0
+}
+
+#[inline(always)]
+pub fn bulk_wakeup_bytes() -> u32 {
+    field!(bulk_wakeup_bytes)
+}

@@ -1,0 +1,110 @@
+//! `struct task_struct` and what hangs on it.
+
+use aya_ebpf::helpers::bpf_get_current_task;
+
+use super::{member, offset, path::Path, read};
+
+/// The current task.
+#[inline(always)]
+pub fn current() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Thread id in the initial namespace.
+#[inline(always)]
+pub fn pid(task: u64) -> Option<u32> {
+    read(task, offset!(task_pid))
+}
+
+/// Process id in the initial namespace.
+#[inline(always)]
+pub fn tgid(task: u64) -> Option<u32> {
+    read(task, offset!(task_tgid))
+}
+
+/// Start of the process, `CLOCK_BOOTTIME` nanoseconds: that of its first thread, so that an exec
+/// from another thread does not make a new process of it.
+#[inline(always)]
+pub fn start_ns(task: u64) -> Option<u64> {
+    let leader: u64 = read(task, offset!(task_group_leader))?;
+    read(leader, offset!(task_start_boottime))
+}
+
+/// The parent's process id, now.
+#[inline(always)]
+pub fn parent_tgid(task: u64) -> Option<u32> {
+    let parent: u64 = read(task, offset!(task_real_parent))?;
+    tgid(parent)
+}
+
+/// Whether the task is the last thread of its process to exit: `do_exit` counts `signal->live`
+/// down before it calls the tracepoint. Two that exit at once may both see 0.
+#[inline(always)]
+pub fn is_last_thread(task: u64) -> bool {
+    let signal: Option<u64> = read(task, offset!(task_signal));
+    match signal {
+        Some(signal) => read::<i32>(signal, offset!(signal_live)).unwrap_or(0) <= 0,
+        None => true,
+    }
+}
+
+/// Status as `wait(2)` has it: a group exit's where there was one.
+#[inline(always)]
+pub fn exit_status(task: u64) -> u32 {
+    let own: u32 = read(task, offset!(task_exit_code)).unwrap_or(0);
+    let group: u32 = read::<u64>(task, offset!(task_signal))
+        .and_then(|signal| read(signal, offset!(signal_group_exit_code)))
+        .unwrap_or(0);
+    if group == 0 { own } else { group }
+}
+
+/// User and system time of the whole process, nanoseconds: the last thread's own and what the
+/// ended ones left in `signal_struct`.
+#[inline(always)]
+pub fn cpu_ns(task: u64) -> (u64, u64) {
+    let signal: u64 = read(task, offset!(task_signal)).unwrap_or(0);
+    let own_user: u64 = read(task, offset!(task_utime)).unwrap_or(0);
+    let own_system: u64 = read(task, offset!(task_stime)).unwrap_or(0);
+    let user: u64 = read(signal, offset!(signal_utime)).unwrap_or(0);
+    let system: u64 = read(signal, offset!(signal_stime)).unwrap_or(0);
+    (own_user + user, own_system + system)
+}
+
+/// The working directory.
+#[inline(always)]
+pub fn cwd(task: u64) -> Option<Path> {
+    let fs: u64 = read(task, offset!(task_fs))?;
+    Path::at(member(fs, offset!(fs_pwd))?)
+}
+
+/// The root directory.
+#[inline(always)]
+pub fn root(task: u64) -> Option<Path> {
+    let fs: u64 = read(task, offset!(task_fs))?;
+    Path::at(member(fs, offset!(fs_root))?)
+}
+
+/// The `struct file` behind a descriptor.
+#[inline(always)]
+pub fn file(task: u64, fd: i32) -> Option<u64> {
+    if fd < 0 {
+        return None;
+    }
+    let files: u64 = read(task, offset!(task_files))?;
+    let table: u64 = read(files, offset!(files_fdt))?;
+    let max: u32 = read(table, offset!(fdtable_max_fds))?;
+    if fd as u32 >= max {
+        return None;
+    }
+    let array: u64 = read(table, offset!(fdtable_fd))?;
+    let file: u64 = read(array + fd as u64 * 8, 0)?;
+    (file != 0).then_some(file)
+}
+
+/// The bounds of the argument vector in the current process's memory.
+#[inline(always)]
+pub fn arguments(task: u64) -> Option<(u64, u64)> {
+    let mm: u64 = read(task, offset!(task_mm))?;
+    Some((read(mm, offset!(mm_arg_start))?, read(mm, offset!(mm_arg_end))?))
+}

@@ -1,0 +1,180 @@
+//! agentwatch's kernel programs: what is attached where. Each program leaves after one map look-up
+//! when the task is no agent's; the work is in [`probes`].
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod emit;
+mod kernel;
+mod maps;
+mod probes;
+mod tag;
+
+use aya_ebpf::{
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, raw_tracepoint, sock_ops, tracepoint},
+    programs::{
+        RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
+        TracePointContext,
+    },
+};
+
+/// What a cgroup program answers: let it pass.
+const PASS: i32 = 1;
+
+// Processes. Raw tracepoints: their arguments are the kernel's own structures, and they are there
+// on every kernel since 4.17.
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn process_exec(ctx: RawTracePointContext) -> i32 {
+    probes::exec::exec(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn process_fork(ctx: RawTracePointContext) -> i32 {
+    probes::process::fork(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn process_exit(ctx: RawTracePointContext) -> i32 {
+    probes::process::exit(&ctx);
+    0
+}
+
+// Cgroups.
+
+#[raw_tracepoint(tracepoint = "cgroup_mkdir")]
+fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
+    probes::cgroup::mkdir(&ctx);
+    0
+}
+
+// `release`, not `rmdir`: until then a task that is leaving may still be accounted to the cgroup.
+#[raw_tracepoint(tracepoint = "cgroup_release")]
+fn cgroup_release(ctx: RawTracePointContext) -> i32 {
+    probes::cgroup::release(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+fn cgroup_attach_task(ctx: RawTracePointContext) -> i32 {
+    probes::cgroup::attach_task(&ctx);
+    0
+}
+
+// Files. One program for all the system calls that name files: userspace attaches it to each and
+// tells in a table where its arguments are.
+
+#[tracepoint]
+fn file_enter(ctx: TracePointContext) -> u32 {
+    probes::file::enter(&ctx);
+    0
+}
+
+#[tracepoint]
+fn file_exit(ctx: TracePointContext) -> u32 {
+    probes::file::exit(&ctx);
+    0
+}
+
+// Since 6.13 the kernel tells of each change of an inode's ctime. Between entry and exit of a call
+// upon a file that is the inode which the call changed, whatever the caller's string said.
+
+#[raw_tracepoint(tracepoint = "inode_set_ctime_to_ts")]
+fn inode_ctime_set(ctx: RawTracePointContext) -> i32 {
+    probes::inode::changed(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "ctime_ns_xchg")]
+fn inode_ctime_xchg(ctx: RawTracePointContext) -> i32 {
+    probes::inode::changed(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "ctime_xchg_skip")]
+fn inode_ctime_skip(ctx: RawTracePointContext) -> i32 {
+    probes::inode::changed(&ctx);
+    0
+}
+
+// Sockets: cgroup programs, attached to the agent's cgroup, so that nobody else pays.
+
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    probes::connect::connect4(&ctx);
+    PASS
+}
+
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    probes::connect::connect6(&ctx);
+    PASS
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    probes::connect::sendmsg(&ctx);
+    PASS
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    probes::connect::sendmsg(&ctx);
+    PASS
+}
+
+#[sock_ops]
+fn tcp_state(ctx: SockOpsContext) -> u32 {
+    probes::tcp::event(&ctx);
+    PASS as u32
+}
+
+#[cgroup_sock(sock_release)]
+fn sock_release(ctx: SockContext) -> i32 {
+    probes::socket::release(&ctx);
+    PASS
+}
+
+#[cgroup_skb(ingress)]
+fn packet_in(ctx: SkBuffContext) -> i32 {
+    probes::packet::ingress(&ctx);
+    PASS
+}
+
+#[cgroup_skb(egress)]
+fn packet_out(ctx: SkBuffContext) -> i32 {
+    probes::packet::egress(&ctx);
+    PASS
+}
+
+#[tracepoint]
+fn listen_enter(ctx: TracePointContext) -> u32 {
+    probes::socket::listen_enter(&ctx);
+    0
+}
+
+#[tracepoint]
+fn listen_exit(ctx: TracePointContext) -> u32 {
+    probes::socket::listen_exit(&ctx);
+    0
+}
+
+#[tracepoint]
+fn accept_exit(ctx: TracePointContext) -> u32 {
+    probes::socket::accept_exit(&ctx);
+    0
+}
+
+/// A reachable panic is an endless loop, which the verifier refuses: so there is none.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers used are for programs that are GPL compatible.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,112 @@
+//! Every map and global, its size, and what it means that it is full.
+
+use agentwatch_common::{
+    config::Config,
+    file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall},
+    flow::{FlowKey, FlowState, Trigger},
+    loss::CounterKey,
+    offsets::Offsets,
+    tag::Task,
+};
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+};
+
+use crate::probes::file::Pending;
+
+/// Where the running kernel's structure members are.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);
+
+/// The settings.
+#[unsafe(no_mangle)]
+pub static CONFIG: Global<Config> = Global::new(Config::DEFAULT);
+
+/// Urgent records: exec, exit, connections, what decides findings. Full: counted as
+/// `LOST_PRIO_FULL`.
+#[map]
+pub static EVENTS_PRIO: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
+
+/// All other records. Full: counted as `LOST_BULK_FULL`.
+#[map]
+pub static EVENTS_BULK: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// Cgroup v2 id → agent. Full: counted as `CGROUPS_FULL`; tasks keep their own tags.
+#[map]
+pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Process id → its tag. Full: counted as `TASKS_FULL`; the process is not seen.
+#[map]
+pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// System calls in flight, by `pid_tgid`. Full: the call is counted as `LOST_CALLS_FULL`.
+#[map]
+pub static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(8192, 0);
+
+/// Flows that are open. Full: counted as `LOST_FLOWS_FULL`; the flow's bytes are not seen, its
+/// connect and accept are.
+#[map]
+pub static FLOWS: HashMap<FlowKey, FlowState> = HashMap::with_max_entries(16384, 0);
+
+/// Socket cookie → the process that named a peer last. The least recently used goes when it is
+/// full: its flow has no process then, until the process sends again.
+#[map]
+pub static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(16384, 0);
+
+/// Process id → what it got last on a connection that it had opened. The least recently used goes
+/// when it is full: evidence is missing, no event.
+#[map]
+pub static TRIGGERS: LruHashMap<u32, Trigger> = LruHashMap::with_max_entries(8192, 0);
+
+/// Names (the beginnings of path components) that make an open for reading worth sending. Filled
+/// by userspace from the policy's sensitive paths, which it refuses to overfill.
+#[map]
+pub static SENSITIVE_NAMES: HashMap<NameKey, u8> = HashMap::with_max_entries(1024, 0);
+
+/// Inodes that make an open for reading worth sending, whatever their name. As above.
+#[map]
+pub static SENSITIVE_INODES: HashMap<InodeKey, u8> = HashMap::with_max_entries(4096, 0);
+
+/// System call number → where its arguments are. Filled by userspace.
+#[map]
+pub static SYSCALLS: Array<Syscall> = Array::with_max_entries(SYSCALLS_LEN, 0);
+
+/// Counters by agent. Full: new agents are not counted; there is room for 4096 / ~12 of them.
+#[map]
+pub static COUNTERS: PerCpuHashMap<CounterKey, u64> = PerCpuHashMap::with_max_entries(4096, 0);
+
+/// Where records with a tail are put together. Only tracepoint programs use it: they run with
+/// preemption off and do not nest.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// When this CPU woke userspace last for bulk records, `CLOCK_BOOTTIME` nanoseconds.
+#[map]
+pub static LAST_WAKEUP: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The process behind a socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Owner {
+    pub task: Task,
+    pub tgid: u32,
+    pub uid: u32,
+}
+
+/// A record's tail may begin anywhere below `SCRATCH_MASK + 1`, and each piece is at most
+/// `PIECE_MAX` long: so no write is out of bounds, which is what the verifier has to see.
+pub const SCRATCH_MASK: usize = 0x3fff;
+/// The longest piece of a tail.
+pub const PIECE_MAX: usize = 4096;
+
+/// See [`SCRATCH`].
+#[repr(C, align(8))]
+pub struct Scratch {
+    /// Length of the record so far. Here, not in a register: what is read from a map is any number
+    /// to the verifier, so that it need not follow every length that a path may have.
+    pub pos: u64,
+    pub bytes: [u8; SCRATCH_MASK + 1 + PIECE_MAX],
+}

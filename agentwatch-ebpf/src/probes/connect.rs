@@ -1,0 +1,167 @@
+//! Where a process wants to go: `connect` and `sendto` of IP sockets.
+
+use agentwatch_common::{
+    Header,
+    flow::{Connect, Endpoint, FlowKey, FlowState, TRIGGER_HEAD, Trigger, direction},
+    kind,
+    loss::counter,
+    tag::Task,
+};
+use aya_ebpf::{helpers::bpf_get_socket_cookie, programs::SockAddrContext};
+
+use crate::{
+    emit,
+    kernel::sock::{mapped, version, words},
+    maps::{FLOWS, OWNERS, Owner, TRIGGERS},
+    tag,
+};
+
+const IPPROTO_TCP: u32 = 6;
+/// `SOCK_DGRAM` of <sys/socket.h>: on an IP socket, UDP or ICMP.
+const SOCK_DGRAM: u32 = 2;
+
+/// No trigger.
+pub const NO_TRIGGER: Trigger = Trigger { cookie: 0, at_ns: 0, len: 0, head_len: 0, head: [0; TRIGGER_HEAD] };
+
+/// `BPF_CGROUP_INET4_CONNECT`: in the caller's context, before a local port is chosen.
+#[inline(always)]
+pub fn connect4(ctx: &SockAddrContext) {
+    // SAFETY: the context, in fields that this attach type allows.
+    let address = unsafe { (&raw const (*ctx.sock_addr).user_ip4).read_volatile() };
+    connect(ctx, mapped(address));
+}
+
+/// `BPF_CGROUP_INET6_CONNECT`; also for `::ffff:a.b.c.d`, which then goes out as IPv4.
+#[inline(always)]
+pub fn connect6(ctx: &SockAddrContext) {
+    let at = ctx.sock_addr;
+    // SAFETY: as above; each word by itself, as the verifier wants them.
+    let address = unsafe {
+        [
+            (&raw const (*at).user_ip6[0]).read_volatile(),
+            (&raw const (*at).user_ip6[1]).read_volatile(),
+            (&raw const (*at).user_ip6[2]).read_volatile(),
+            (&raw const (*at).user_ip6[3]).read_volatile(),
+        ]
+    };
+    connect(ctx, words(address));
+}
+
+#[inline(always)]
+fn connect(ctx: &SockAddrContext, remote: [u8; 16]) {
+    let Some(own) = tag::current_or_cgroup() else {
+        return;
+    };
+    // SAFETY: the context; the helper takes it.
+    let (cookie, port, proto) = unsafe {
+        (
+            bpf_get_socket_cookie(ctx.sock_addr.cast()),
+            (&raw const (*ctx.sock_addr).user_port).read_volatile(),
+            (&raw const (*ctx.sock_addr).protocol).read_volatile(),
+        )
+    };
+    let header = emit::header(kind::CONNECT, &own);
+    own_socket(cookie, &own, &header);
+    let endpoint = Endpoint {
+        cookie,
+        local: [0; 16],
+        remote,
+        local_port: 0,
+        remote_port: u16::from_be(port as u16),
+        proto: proto as u8,
+        direction: direction::OUT,
+        version: version(&remote),
+        _pad: 0,
+    };
+    if proto == IPPROTO_TCP {
+        begin(&header, &endpoint);
+    }
+    let trigger = trigger(header.tgid, own.ppid);
+    emit::prio(header, |to: *mut Connect| {
+        // SAFETY: reserved memory of this type.
+        unsafe { to.write(Connect { endpoint, trigger }) };
+    });
+}
+
+/// What the process, or else its parent, got last from outside.
+#[inline(always)]
+pub fn trigger(tgid: u32, ppid: u32) -> Trigger {
+    // SAFETY: copied out at once; a packet may change it meanwhile, which makes evidence weaker.
+    if let Some(trigger) = unsafe { TRIGGERS.get(&tgid) } {
+        return *trigger;
+    }
+    // SAFETY: as above.
+    if ppid != 0 && let Some(trigger) = unsafe { TRIGGERS.get(&ppid) } {
+        return *trigger;
+    }
+    NO_TRIGGER
+}
+
+/// `BPF_CGROUP_UDP4_SENDMSG`, `BPF_CGROUP_UDP6_SENDMSG`: a send that names its peer.
+#[inline(always)]
+pub fn sendmsg(ctx: &SockAddrContext) {
+    // SAFETY: the context; the helper takes it.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+    let tgid = tag::tgid();
+    // SAFETY: read at once.
+    if let Some(owner) = unsafe { OWNERS.get(&cookie) }
+        && owner.tgid == tgid
+    {
+        return;
+    }
+    let Some(own) = tag::current_or_cgroup() else {
+        return;
+    };
+    let header = emit::header(kind::CONNECT, &own);
+    own_socket(cookie, &own, &header);
+}
+
+/// Remembers which process is behind a socket.
+#[inline(always)]
+fn own_socket(cookie: u64, own: &Task, header: &Header) {
+    let owner = Owner { task: *own, tgid: header.tgid, uid: header.uid };
+    let _ = OWNERS.insert(&cookie, &owner, 0);
+}
+
+/// Remembers a TCP flow from its first packet on.
+#[inline(always)]
+fn begin(header: &Header, endpoint: &Endpoint) {
+    let state = FlowState {
+        start_ns: header.start_ns,
+        open_ns: header.time_ns,
+        bytes_in: 0,
+        bytes_out: 0,
+        agent: header.agent,
+        tgid: header.tgid,
+        ppid: header.ppid,
+        uid: header.uid,
+        seq_in: 0,
+        seq_out: 0,
+        flags: 0,
+        head_in: 0,
+        head_out: 0,
+        packets_in: 0,
+        packets_out: 0,
+        local_port: 0,
+        remote_port: endpoint.remote_port,
+        version: endpoint.version,
+        direction: direction::OUT,
+        local: [0; 16],
+        remote: endpoint.remote,
+    };
+    if FLOWS.insert(&tcp_key(endpoint.cookie), &state, 0).is_err() {
+        emit::count(header.agent, counter::LOST_FLOWS_FULL);
+    }
+}
+
+/// The key of a TCP flow.
+#[inline(always)]
+pub fn tcp_key(cookie: u64) -> FlowKey {
+    FlowKey { cookie, remote: [0; 16], remote_port: 0, proto: IPPROTO_TCP as u16, _pad: 0 }
+}
+
+/// Whether a socket type is that of UDP.
+#[inline(always)]
+pub fn is_datagram(kind: u32) -> bool {
+    kind == SOCK_DGRAM
+}

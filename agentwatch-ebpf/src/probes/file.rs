@@ -1,0 +1,384 @@
+//! System calls upon files. At entry the arguments are remembered; at exit, when the kernel has
+//! brought the caller's strings into memory and the result is known, the record is made.
+
+use agentwatch_common::{
+    file::{FileOp, LEAF_MAX, SYSCALLS as SYSCALLS_LEN, Syscall, Touched, op, state},
+    header::flag,
+    kind,
+    loss::counter,
+    tag::Task,
+};
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str,
+    },
+    programs::TracePointContext,
+};
+
+use crate::{
+    emit::{self, Builder, Way, mask},
+    kernel::{
+        config, offset,
+        path::{self, Path, UNTOUCHED},
+        read, task,
+    },
+    maps::{PENDING, PIECE_MAX, SENSITIVE_INODES, SYSCALLS},
+    tag,
+};
+
+/// Where a syscall tracepoint has the number, and its arguments or result
+/// (`/sys/kernel/tracing/events/syscalls/*/format`; the same on every kernel).
+const NR_AT: usize = 8;
+const ARGS_AT: usize = 16;
+
+/// `AT_FDCWD` of <fcntl.h>.
+const AT_FDCWD: i32 = -100;
+/// `AT_REMOVEDIR` of <fcntl.h>.
+const AT_REMOVEDIR: u32 = 0x200;
+/// `EPERM` and `EACCES` of <errno.h>.
+const REFUSED: [i64; 2] = [-1, -13];
+
+/// Bits of `file->f_mode` (include/linux/fs.h).
+const FMODE_WRITE: u32 = 1 << 1;
+const FMODE_PATH: u32 = 1 << 14;
+const FMODE_CREATED: u32 = 1 << 20;
+/// `O_ACCMODE` of <fcntl.h>; 0 of it is `O_RDONLY`.
+const O_ACCMODE: u32 = 3;
+
+/// `S_IFMT` and `S_IFDIR` of <sys/stat.h>.
+pub const S_IFMT: u32 = 0o170_000;
+pub const S_IFDIR: u32 = 0o040_000;
+
+/// A call that has been entered and has not returned.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pending {
+    pub task: Task,
+    /// The inodes that the kernel changed meanwhile.
+    pub touched: [Touched; 2],
+    /// The dentry that held the first one's name, and the super block of both.
+    pub parent: u64,
+    pub sb: u64,
+    /// Addresses of the names in the caller's memory.
+    name: u64,
+    name2: u64,
+    dir: i32,
+    dir2: i32,
+    pub fd: i32,
+    flags: u32,
+    mode: u32,
+    pub op: u16,
+    _pad: u16,
+}
+
+impl Pending {
+    /// A call on a descriptor only.
+    #[inline(always)]
+    pub fn on_fd(task: Task, fd: i32) -> Self {
+        Self {
+            task,
+            touched: [UNTOUCHED; 2],
+            parent: 0,
+            sb: 0,
+            name: 0,
+            name2: 0,
+            dir: AT_FDCWD,
+            dir2: AT_FDCWD,
+            fd,
+            flags: 0,
+            mode: 0,
+            op: 0,
+            _pad: 0,
+        }
+    }
+}
+
+/// `sys_enter_*` of the calls in the table.
+#[inline(always)]
+pub fn enter(ctx: &TracePointContext) {
+    let Some(own) = tag::current() else {
+        return;
+    };
+    let Some(call) = syscall(ctx) else {
+        return;
+    };
+    let mut pending = Pending::on_fd(own, -1);
+    pending.op = call.op;
+    if call.fd != Syscall::NONE {
+        pending.fd = argument(ctx, call.fd) as i32;
+    }
+    if call.dir != Syscall::NONE {
+        pending.dir = argument(ctx, call.dir) as i32;
+    }
+    if call.dir2 != Syscall::NONE {
+        pending.dir2 = argument(ctx, call.dir2) as i32;
+    }
+    pending.name = argument(ctx, call.name);
+    pending.name2 = argument(ctx, call.name2);
+    pending.mode = argument(ctx, call.mode) as u32;
+    pending.flags = call.fixed_flags;
+    if call.how == 0 {
+        pending.flags |= argument(ctx, call.flags) as u32;
+    } else {
+        // openat2: a `struct open_how` of which flags and mode are the first two members.
+        let how = argument(ctx, call.flags) as *const u64;
+        // SAFETY: the helper checks the address.
+        pending.flags |= unsafe { bpf_probe_read_user(how) }.unwrap_or(0) as u32;
+        // SAFETY: as above.
+        pending.mode = unsafe { bpf_probe_read_user(how.wrapping_add(1)) }.unwrap_or(0) as u32;
+    }
+    if pending.op == op::UNLINK && pending.flags & AT_REMOVEDIR != 0 {
+        pending.op = op::RMDIR;
+    }
+    if PENDING.insert(&bpf_get_current_pid_tgid(), &pending, 0).is_err() {
+        emit::count(own.agent, counter::EMITTED);
+        emit::count(own.agent, counter::LOST_CALLS_FULL);
+    }
+}
+
+/// The row of the table for this call.
+#[inline(always)]
+fn syscall(ctx: &TracePointContext) -> Option<Syscall> {
+    // SAFETY: the context of a syscall tracepoint begins so.
+    let nr: u32 = unsafe { ctx.read_at(NR_AT) }.ok()?;
+    if nr >= SYSCALLS_LEN {
+        return None;
+    }
+    let call = *SYSCALLS.get(nr)?;
+    (call.op != 0).then_some(call)
+}
+
+/// One argument of the call, 0 for [`Syscall::NONE`].
+#[inline(always)]
+fn argument(ctx: &TracePointContext, index: u8) -> u64 {
+    if index > 5 {
+        return 0;
+    }
+    // SAFETY: six arguments of eight bytes follow the number; the helper checks the address.
+    unsafe { ctx.read_at(ARGS_AT + usize::from(index) * 8) }.unwrap_or(0)
+}
+
+/// What the call returned.
+#[inline(always)]
+pub fn result(ctx: &TracePointContext) -> i64 {
+    // SAFETY: the context of a `sys_exit` tracepoint has the result there.
+    unsafe { ctx.read_at(ARGS_AT) }.unwrap_or(0)
+}
+
+/// What this thread has entered, if that is watched. To be removed with [`done`] after use: the
+/// memory may be another call's as soon as it is.
+#[inline(always)]
+pub fn entered<'a>() -> Option<&'a Pending> {
+    // SAFETY: this thread's own entry: nobody else writes it while the thread is here.
+    PENDING.get_ptr(&bpf_get_current_pid_tgid()).map(|pending| unsafe { &*pending })
+}
+
+/// Forgets the call.
+#[inline(always)]
+pub fn done() {
+    let _ = PENDING.remove(&bpf_get_current_pid_tgid());
+}
+
+/// `sys_exit_*` of the calls in the table.
+#[inline(always)]
+pub fn exit(ctx: &TracePointContext) {
+    let Some(call) = entered() else {
+        return;
+    };
+    let result = result(ctx);
+    if call.op == op::OPEN {
+        open(call, result);
+    } else {
+        change(call, result);
+    }
+    done();
+}
+
+/// Begins a record.
+#[inline(always)]
+fn record<'a>(call: &Pending, result: i64) -> Option<(Builder<FileOp>, &'a mut FileOp)> {
+    let out = Builder::<FileOp>::new(kind::FILE, &call.task)?;
+    let file = out.payload();
+    file.result = result as i32;
+    file.open_flags = call.flags;
+    file.mode = call.mode;
+    file.op = call.op;
+    Some((out, file))
+}
+
+#[inline(always)]
+fn open(call: &Pending, result: i64) {
+    if result < 0 {
+        // Failed opens for reading are the loader looking for libraries, mostly; refused ones are
+        // not.
+        let refused = result == REFUSED[0] || result == REFUSED[1];
+        if (call.flags & O_ACCMODE != 0 || refused)
+            && let Some((out, file)) = record(call, result)
+        {
+            names(&out, call, file);
+            out.send(Way::Bulk);
+        }
+        return;
+    }
+    let Some(opened) = task::file(task::current(), result as i32) else {
+        return; // closed by another thread meanwhile
+    };
+    let mode: u32 = read(opened, offset!(file_mode)).unwrap_or(0);
+    if mode & FMODE_PATH != 0 {
+        return; // a place, not an open file
+    }
+    let write = mode & FMODE_WRITE != 0;
+    emit::count(
+        call.task.agent,
+        if write { counter::OPENS_WRITE } else { counter::OPENS_READ },
+    );
+    let inode: u64 = read(opened, offset!(file_inode)).unwrap_or(0);
+    let Some(path) = Path::of_file(opened) else {
+        return;
+    };
+    if !write && !config::send_all_reads() && !is_sensitive(&path, inode) {
+        return;
+    }
+    let Some((out, file)) = record(call, result) else {
+        return;
+    };
+    path::touch(&mut file.target, inode);
+    file.size = read(inode, offset!(inode_size)).unwrap_or(0);
+    file.state = if write { state::WRITE } else { state::SENSITIVE };
+    if mode & FMODE_CREATED != 0 {
+        file.state |= state::CREATED;
+    }
+    file.path_len = path.write(&out, flag::PATH_CUT).len;
+    out.send(if write { Way::Bulk } else { Way::BulkSoon });
+}
+
+/// Whether an open for reading may be one that the policy wants to know of: by its inode, or by one
+/// of its last names. Userspace compares the whole path.
+#[inline(always)]
+fn is_sensitive(path: &Path, inode: u64) -> bool {
+    let mode: u16 = read(inode, offset!(inode_mode)).unwrap_or(0);
+    if u32::from(mode) & S_IFMT == S_IFDIR {
+        return false;
+    }
+    if let Some(key) = path::inode_key(inode)
+        && SENSITIVE_INODES.get_ptr(&key).is_some()
+    {
+        return true;
+    }
+    path.has_sensitive_name()
+}
+
+/// Everything but open.
+#[inline(always)]
+fn change(call: &Pending, result: i64) {
+    let Some((out, file)) = record(call, result) else {
+        return;
+    };
+    file.target = call.touched[0];
+    file.second = call.touched[1];
+    if call.fd >= 0 {
+        if let Some(open) = task::file(task::current(), call.fd) {
+            let inode: u64 = read(open, offset!(file_inode)).unwrap_or(0);
+            path::touch(&mut file.target, inode);
+            file.size = read(inode, offset!(inode_size)).unwrap_or(0);
+            if let Some(path) = Path::of_file(open) {
+                file.path_len = path.write(&out, flag::PATH_CUT).len;
+            }
+        }
+    } else {
+        if result >= 0 && call.parent != 0 {
+            resolved(&out, call, file);
+        }
+        names(&out, call, file);
+    }
+    let destroys = matches!(call.op, op::UNLINK | op::RENAME | op::TRUNCATE);
+    out.send(if destroys { Way::BulkSoon } else { Way::Bulk });
+}
+
+/// Appends the path of the first inode that the call changed: its name when it was changed, then its
+/// parent's path, by whichever mount the call could have reached it.
+#[inline(always)]
+fn resolved(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
+    let leaf = &call.touched[0];
+    let len = leaf.leaf_len as usize;
+    if len == 0 || len >= leaf.leaf.len() {
+        return; // the name is longer than what was kept: the caller's string must do
+    }
+    let base = match base(call.dir) {
+        Some(path) if path.super_block() == Some(call.sb) => path,
+        _ => match task::root(task::current()) {
+            Some(path) if path.super_block() == Some(call.sb) => path,
+            _ => return,
+        },
+    };
+    let Some(at) = out.room() else {
+        return;
+    };
+    let start = out.position();
+    let len = mask::<{ LEAF_MAX - 1 }>(len);
+    // SAFETY: LEAF_MAX of PIECE_MAX bytes.
+    unsafe { at.cast::<[u8; LEAF_MAX]>().write_unaligned(leaf.leaf) };
+    // SAFETY: len is less than 32.
+    unsafe { at.add(len).write(b'/') };
+    out.advance(len + 1);
+    let walk = Path { dentry: call.parent, mount: base.mount }.write(out, flag::PATH_CUT);
+    if walk.whole {
+        file.path_len = (out.position() - start) as u16;
+        file.state |= state::PATH_OF_INODE;
+    } else {
+        out.rewind(start);
+    }
+}
+
+/// Appends bases and names as the caller gave them.
+#[inline(always)]
+fn names(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
+    let (base_len, name_len, absolute) = name(out, call.dir, call.name);
+    file.base_len = base_len;
+    file.name_len = name_len;
+    if absolute {
+        file.state |= state::ABSOLUTE;
+    }
+    if call.name2 != 0 {
+        let (base_len, name_len, absolute) = name(out, call.dir2, call.name2);
+        file.base2_len = base_len;
+        file.name2_len = name_len;
+        if absolute {
+            file.state |= state::ABSOLUTE2;
+        }
+    }
+}
+
+/// What a name is relative to.
+#[inline(always)]
+fn base(dir: i32) -> Option<Path> {
+    let current = task::current();
+    if dir == AT_FDCWD { task::cwd(current) } else { Path::of_file(task::file(current, dir)?) }
+}
+
+/// Appends one base and one name: lengths, and whether the name is absolute.
+#[inline(always)]
+fn name(out: &Builder<FileOp>, dir: i32, name: u64) -> (u16, u16, bool) {
+    // SAFETY: the helper checks the address.
+    let first = unsafe { bpf_probe_read_user(name as *const u8) }.unwrap_or(0);
+    let absolute = first == b'/';
+    // The base of an absolute name is the caller's root, which is no `/` in a chroot.
+    let base = if absolute { task::root(task::current()) } else { base(dir) };
+    let base_len = match base {
+        Some(base) => base.write(out, flag::BASE_CUT).len,
+        None => 0,
+    };
+    let Some(at) = out.room() else {
+        out.flag(flag::NAME_CUT);
+        return (base_len, 0, absolute);
+    };
+    // SAFETY: `room` gives PIECE_MAX bytes.
+    let n = unsafe { bpf_probe_read_user_str(at.cast(), PIECE_MAX as u32, name as *const _) };
+    if n <= 0 {
+        out.flag(flag::FAULT);
+        return (base_len, 0, absolute);
+    }
+    let len = mask::<{ PIECE_MAX - 1 }>(n as usize - 1);
+    out.advance(len);
+    (base_len, len as u16, absolute)
+}

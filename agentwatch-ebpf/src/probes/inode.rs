@@ -1,0 +1,64 @@
+//! Which inode a call changed: told by the kernel itself when it sets the inode's ctime.
+
+use agentwatch_common::file::op;
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
+
+use crate::{
+    kernel::{offset, path, read},
+    maps::PENDING,
+    probes::file::{S_IFDIR, S_IFMT},
+};
+
+/// `inode_set_ctime_to_ts(struct inode *inode, struct timespec64 *ctime)`,
+/// `ctime_ns_xchg(struct inode *inode, …)`, `ctime_xchg_skip(struct inode *inode, …)`:
+/// include/trace/events/timestamp.h, since 6.13.
+///
+/// A deleted or renamed file has its name still when its ctime is set: `d_delete` and `d_move` come
+/// after the file system's own work (fs/namei.c, `vfs_unlink` and `vfs_rename`).
+#[inline(always)]
+pub fn changed(ctx: &RawTracePointContext) {
+    let id = bpf_get_current_pid_tgid();
+    let Some(pending) = PENDING.get_ptr_mut(&id) else {
+        return;
+    };
+    // SAFETY: this thread's own entry: only its calls write it, and it is in one.
+    let pending = unsafe { &mut *pending };
+    if !matches!(pending.op, op::UNLINK | op::RENAME | op::CHMOD | op::TRUNCATE | op::LINK) {
+        return;
+    }
+    let inode: u64 = ctx.arg(0);
+    let mut touched = path::UNTOUCHED;
+    if !path::touch(&mut touched, inode) {
+        return;
+    }
+    // The directories that lose and gain a name are changed too. Only a chmod is about a directory.
+    if pending.op != op::CHMOD && touched.mode & S_IFMT == S_IFDIR {
+        return;
+    }
+    let slot = if pending.touched[0].ino == 0 {
+        0
+    } else if pending.touched[0].ino == touched.ino || pending.touched[1].ino != 0 {
+        return;
+    } else {
+        1
+    };
+    let Some(dentry) = dentry(inode) else {
+        return;
+    };
+    touched.leaf_len = path::name_key(dentry, &mut touched.leaf);
+    if slot == 0 {
+        pending.parent = read(dentry, offset!(dentry_parent)).unwrap_or(0);
+        pending.sb = read(inode, offset!(inode_sb)).unwrap_or(0);
+        pending.touched[0] = touched;
+    } else {
+        pending.touched[1] = touched;
+    }
+}
+
+/// The first dentry of an inode. One with several hard links may give another name than the call's:
+/// userspace compares it with the caller's.
+#[inline(always)]
+fn dentry(inode: u64) -> Option<u64> {
+    let alias: u64 = read(inode, offset!(inode_dentry))?;
+    (alias != 0).then(|| alias - u64::from(offset!(dentry_alias)))
+}

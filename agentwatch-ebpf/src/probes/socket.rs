@@ -1,0 +1,119 @@
+//! Sockets in their process's context: listen, accept, release.
+
+use agentwatch_common::{
+    flow::{Endpoint, direction, state},
+    kind,
+    loss::counter,
+};
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_get_socket_cookie},
+    programs::{SockContext, TracePointContext},
+};
+
+use super::{
+    connect::{is_datagram, tcp_key},
+    file::{self, Pending},
+};
+use crate::{
+    emit,
+    kernel::{sock, task},
+    maps::{FLOWS, OWNERS, PENDING},
+    tag,
+};
+
+/// `sys_enter_listen(int fd, int backlog)`
+#[inline(always)]
+pub fn listen_enter(ctx: &TracePointContext) {
+    let Some(own) = tag::current() else {
+        return;
+    };
+    // The first argument is where the result is at exit.
+    let call = Pending::on_fd(own, file::result(ctx) as i32);
+    if PENDING.insert(&bpf_get_current_pid_tgid(), &call, 0).is_err() {
+        emit::count(own.agent, counter::EMITTED);
+        emit::count(own.agent, counter::LOST_CALLS_FULL);
+    }
+}
+
+/// `sys_exit_listen`
+#[inline(always)]
+pub fn listen_exit(ctx: &TracePointContext) {
+    let Some(call) = file::entered() else {
+        return;
+    };
+    if file::result(ctx) == 0
+        && let Some(ends) = task::file(task::current(), call.fd).and_then(sock::of_file)
+    {
+        emit::prio(emit::header(kind::LISTEN, &call.task), |to: *mut Endpoint| {
+            // SAFETY: reserved memory of this type.
+            unsafe { to.write(ends) };
+        });
+    }
+    file::done();
+}
+
+/// `sys_exit_accept`, `sys_exit_accept4`: the result is a descriptor of the connection.
+#[inline(always)]
+pub fn accept_exit(ctx: &TracePointContext) {
+    let Some(own) = tag::current() else {
+        return;
+    };
+    let fd = file::result(ctx) as i32;
+    let Some(mut ends) = task::file(task::current(), fd).and_then(sock::of_file) else {
+        return;
+    };
+    ends.direction = direction::IN;
+    let header = emit::header(kind::ACCEPT, &own);
+    if let Some(flow) = FLOWS.get_ptr_mut(&tcp_key(ends.cookie)) {
+        // SAFETY: an entry of the map. A packet may be counted at the same time; it does not write
+        // these fields once the agent is set.
+        let flow = unsafe { &mut *flow };
+        flow.agent = own.agent;
+        flow.tgid = header.tgid;
+        flow.start_ns = own.start_ns;
+        flow.ppid = own.ppid;
+        flow.uid = header.uid;
+        flow.flags |= state::ESTABLISHED;
+        flow.direction = direction::IN;
+    }
+    emit::prio(header, |to: *mut Endpoint| {
+        // SAFETY: reserved memory of this type.
+        unsafe { to.write(ends) };
+    });
+}
+
+/// `BPF_CGROUP_INET_SOCK_RELEASE`: the last descriptor of a socket is closed. TCP says so itself
+/// when the connection is over; UDP has no other end than this.
+#[inline(always)]
+pub fn release(ctx: &SockContext) {
+    // SAFETY: the context; a field that this attach type allows.
+    let kind = unsafe { (&raw const (*ctx.sock).type_).read_volatile() };
+    if !is_datagram(kind) {
+        return;
+    }
+    // SAFETY: the helper takes this context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
+    let Some(own) = tag::current_or_cgroup() else {
+        return;
+    };
+    // SAFETY: only whether it is there.
+    if unsafe { OWNERS.get(&cookie) }.is_none() {
+        return; // it never sent
+    }
+    let _ = OWNERS.remove(&cookie);
+    let ends = Endpoint {
+        cookie,
+        local: [0; 16],
+        remote: [0; 16],
+        local_port: 0,
+        remote_port: 0,
+        proto: 17,
+        direction: direction::UNKNOWN,
+        version: 0,
+        _pad: 0,
+    };
+    emit::prio(emit::header(kind::SOCK_CLOSE, &own), |to: *mut Endpoint| {
+        // SAFETY: reserved memory of this type.
+        unsafe { to.write(ends) };
+    });
+}

@@ -1,0 +1,437 @@
+//! The events, as everything after `decode` sees them. Texts are escaped already (see `text.rs`):
+//! they can be printed and compared as they are.
+
+use std::{fmt, net::IpAddr};
+
+use serde::Serialize;
+
+/// A process: its id, and when it started, since ids are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ProcessKey {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Start, `CLOCK_BOOTTIME` nanoseconds; 0 where it is not known.
+    #[serde(rename = "start_ns")]
+    pub start_ns: u64,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// `CLOCK_BOOTTIME` nanoseconds.
+    pub time_ns: u64,
+    /// The agent's number.
+    pub agent: u32,
+    /// Who did it.
+    pub process: ProcessKey,
+    /// The thread, 0 where it is not known.
+    pub tid: u32,
+    /// The parent's process id when the process was tagged.
+    pub ppid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// The cgroup v2 id of the task, 0 where it is not known.
+    pub cgroup: u64,
+    /// The task's name.
+    pub comm: String,
+    /// Something of it is cut or could not be read.
+    pub partial: bool,
+    /// What it was.
+    pub kind: Kind,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// A process replaced its program.
+    Exec(Box<Exec>),
+    /// A process was made: the event's process is the child.
+    Fork {
+        /// Who made it.
+        parent: ProcessKey,
+    },
+    /// A process ended.
+    Exit(Exit),
+    /// A process was moved to another cgroup.
+    CgroupMove {
+        /// Which one.
+        moved: u32,
+        /// The cgroup v2 id it is in now.
+        to: u64,
+        /// The agent of that cgroup, 0 for none.
+        to_agent: u32,
+    },
+    /// A process asked for a connection.
+    Connect(Box<Connect>),
+    /// A process took a connection.
+    Accept(Endpoint),
+    /// A socket began to listen.
+    Listen(Endpoint),
+    /// A flow came to be.
+    FlowOpen(Endpoint),
+    /// The first payload of a flow.
+    FlowData(Box<FlowData>),
+    /// A flow ended.
+    FlowClose(FlowClose),
+    /// A call upon a file.
+    File(Box<File>),
+    /// A process that ran already.
+    Seed(Box<Seed>),
+    /// An agent is watched from here on.
+    Agent(Box<AgentInfo>),
+    /// What was sent and lost so far.
+    Tally(Box<Tally>),
+}
+
+impl Kind {
+    /// The stable name, in tables and JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Exec(_) => "exec",
+            Self::Fork { .. } => "fork",
+            Self::Exit(_) => "exit",
+            Self::CgroupMove { .. } => "cgroup_move",
+            Self::Connect(_) => "connect",
+            Self::Accept(_) => "accept",
+            Self::Listen(_) => "listen",
+            Self::FlowOpen(_) => "flow_open",
+            Self::FlowData(_) => "flow_data",
+            Self::FlowClose(_) => "flow_close",
+            Self::File(file) => file.op.name(),
+            Self::Seed(_) => "seed",
+            Self::Agent(_) => "agent",
+            Self::Tally(_) => "tally",
+        }
+    }
+
+    /// All names that [`Self::name`] gives for what an agent does.
+    pub const NAMES: &[&str] = &[
+        "exec", "fork", "exit", "cgroup_move", "connect", "accept", "listen", "flow_open",
+        "flow_data", "flow_close", "open", "unlink", "rmdir", "rename", "chmod", "truncate",
+        "mkdir", "link", "symlink", "seed",
+    ];
+}
+
+/// A program that was started.
+#[derive(Debug, Clone)]
+pub struct Exec {
+    /// Resolved path of the binary that runs: for a script, its interpreter.
+    pub path: String,
+    /// The file name as the caller gave it: for a script, the script.
+    pub filename: String,
+    /// What the kernel loaded in the end, as named by a script's first line.
+    pub interpreter: String,
+    /// The arguments.
+    pub argv: Vec<String>,
+    /// Bytes of the arguments before any cut.
+    pub argv_total: u64,
+    /// Arguments were cut.
+    pub argv_cut: bool,
+    /// Working directory.
+    pub cwd: String,
+    /// The binary.
+    pub file: Inode,
+    /// Hard links of the binary: 0 for one that has no name any more, a memfd say.
+    pub nlink: u32,
+}
+
+/// A file by its device and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct Inode {
+    /// Device: major number << 20 | minor number, as the kernel has it.
+    pub dev: u32,
+    /// Number.
+    pub ino: u64,
+}
+
+impl fmt::Display for Inode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.dev >> 20, self.dev & 0xf_ffff, self.ino)
+    }
+}
+
+/// The end of a process.
+#[derive(Debug, Clone, Copy)]
+pub struct Exit {
+    /// The status that it gave, where it ended by itself.
+    pub code: Option<u8>,
+    /// The signal that ended it.
+    pub signal: Option<u8>,
+    /// User CPU time, nanoseconds.
+    pub utime_ns: u64,
+    /// System CPU time, nanoseconds.
+    pub stime_ns: u64,
+}
+
+/// An address and a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// The address, never IPv4-mapped.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip {
+            IpAddr::V4(ip) => write!(f, "{ip}:{}", self.port),
+            IpAddr::V6(ip) => write!(f, "[{ip}]:{}", self.port),
+        }
+    }
+}
+
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The agent opened it; bytes it sends.
+    Out,
+    /// The agent took it; bytes it gets.
+    In,
+    /// The flow is older than the watching.
+    Unknown,
+}
+
+impl Direction {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::In => "in",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Which protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// Another one, by its IP protocol number.
+    Other(u8),
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Udp => f.write_str("udp"),
+            Self::Other(n) => write!(f, "ip{n}"),
+        }
+    }
+}
+
+/// A socket's two ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoint {
+    /// The kernel's cookie of the socket: never used twice while the machine runs.
+    pub cookie: u64,
+    /// Own end; port 0 where it is not bound yet.
+    pub local: Address,
+    /// The peer's; port 0 for a listener.
+    pub remote: Address,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Who opened it.
+    pub direction: Direction,
+}
+
+/// The last payload that a process got on a connection which it had opened.
+#[derive(Debug, Clone)]
+pub struct Trigger {
+    /// The flow.
+    pub cookie: u64,
+    /// When, `CLOCK_BOOTTIME` nanoseconds.
+    pub at_ns: u64,
+    /// Bytes of that packet.
+    pub len: u32,
+    /// The beginning of them, at most 64.
+    pub head: Vec<u8>,
+}
+
+/// A connection that was asked for.
+#[derive(Debug, Clone)]
+pub struct Connect {
+    /// Where to.
+    pub endpoint: Endpoint,
+    /// What came before, if anything.
+    pub trigger: Option<Trigger>,
+}
+
+/// The beginning of what was said on a flow.
+#[derive(Debug, Clone)]
+pub struct FlowData {
+    /// The flow.
+    pub endpoint: Endpoint,
+    /// Which way these bytes went.
+    pub direction: Direction,
+    /// Bytes in this direction before.
+    pub offset: u64,
+    /// Bytes of the packet.
+    pub len: u32,
+    /// The beginning of them.
+    pub data: Vec<u8>,
+    /// For bytes out: what the process had got last.
+    pub trigger: Option<Trigger>,
+}
+
+/// The end of a flow.
+#[derive(Debug, Clone, Copy)]
+pub struct FlowClose {
+    /// The flow.
+    pub endpoint: Endpoint,
+    /// Payload bytes that the agent got.
+    pub bytes_in: u64,
+    /// Payload bytes that it sent.
+    pub bytes_out: u64,
+    /// When it began, `CLOCK_BOOTTIME` nanoseconds.
+    pub open_ns: u64,
+    /// The connection was there at some time: a refused one was not.
+    pub established: bool,
+    /// It is open still, at the end of the watching.
+    pub alive: bool,
+}
+
+/// What was done to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileOp {
+    /// Opened.
+    Open,
+    /// A name removed.
+    Unlink,
+    /// A directory removed.
+    Rmdir,
+    /// Renamed.
+    Rename,
+    /// Its mode changed.
+    Chmod,
+    /// Cut or extended.
+    Truncate,
+    /// A directory made.
+    Mkdir,
+    /// A second name made.
+    Link,
+    /// A symbolic link made.
+    Symlink,
+}
+
+impl FileOp {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Unlink => "unlink",
+            Self::Rmdir => "rmdir",
+            Self::Rename => "rename",
+            Self::Chmod => "chmod",
+            Self::Truncate => "truncate",
+            Self::Mkdir => "mkdir",
+            Self::Link => "link",
+            Self::Symlink => "symlink",
+        }
+    }
+}
+
+/// How a path came to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathSource {
+    /// From the kernel's dentries: symlinks and `..` are resolved.
+    Kernel,
+    /// From the caller's string and the kernel's idea of the directory it is relative to: `.` and
+    /// `..` are removed, symlinks within the string are not followed.
+    Caller,
+}
+
+/// A call upon a file.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// What.
+    pub op: FileOp,
+    /// 0 or a descriptor, or a negative errno.
+    pub result: i32,
+    /// The file. For a symbolic link its target, as written.
+    pub path: String,
+    /// How `path` is known.
+    pub path_source: PathSource,
+    /// The second path of a rename or link; where a symbolic link is.
+    pub path2: Option<String>,
+    /// The file, where the kernel told.
+    pub inode: Option<Inode>,
+    /// The file that a rename replaced, where the kernel told.
+    pub replaced: Option<Inode>,
+    /// Hard links before the call had its full effect.
+    pub nlink: u32,
+    /// `st_mode` of the file, 0 where it is not known.
+    pub file_mode: u32,
+    /// The mode asked for.
+    pub mode: u32,
+    /// Flags of the call.
+    pub flags: u32,
+    /// Bytes after the call, where they are known.
+    pub size: u64,
+    /// The open made it.
+    pub created: bool,
+    /// Opened for writing.
+    pub write: bool,
+}
+
+/// A process that ran already.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    /// It is the agent's; else an ancestor, for context.
+    pub member: bool,
+    /// Path of its binary.
+    pub path: String,
+    /// Working directory.
+    pub cwd: String,
+    /// The arguments.
+    pub argv: Vec<String>,
+}
+
+/// An agent.
+#[derive(Debug, Clone)]
+pub struct AgentInfo {
+    /// Its name.
+    pub name: String,
+    /// The path of its cgroup below the mount of the hierarchy.
+    pub cgroup_path: String,
+    /// The id of its cgroup.
+    pub cgroup: u64,
+    /// The folder that is its own to change.
+    pub workspace: Option<String>,
+    /// What to add to `CLOCK_BOOTTIME` nanoseconds to get Unix time.
+    pub wall_offset_ns: u64,
+}
+
+/// What was sent and lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Records that the kernel was to send.
+    pub emitted: u64,
+    /// Records that arrived.
+    pub delivered: u64,
+    /// Losses by reason, those that are not zero.
+    pub lost: Vec<(&'static str, u64)>,
+    /// Records that arrived, but cut.
+    pub cut: u64,
+    /// Reads of memory that failed.
+    pub faults: u64,
+    /// Processes and cgroups that could not be tagged.
+    pub untagged: u64,
+    /// Opens for reading.
+    pub opens_read: u64,
+    /// Opens for writing.
+    pub opens_write: u64,
+}
+
+impl Tally {
+    /// All losses.
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().map(|(_, n)| n).sum()
+    }
+}

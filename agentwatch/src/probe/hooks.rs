@@ -1,0 +1,69 @@
+//! What is attached where, and what is lost without it.
+
+/// A raw tracepoint and the program for it.
+pub struct RawTracepoint {
+    /// The program's name in the object.
+    pub program: &'static str,
+    /// The tracepoint.
+    pub tracepoint: &'static str,
+    /// What it gives, for `doctor`.
+    pub gives: &'static str,
+    /// Without it the main job cannot be done.
+    pub required: bool,
+}
+
+const fn raw(
+    program: &'static str,
+    tracepoint: &'static str,
+    gives: &'static str,
+    required: bool,
+) -> RawTracepoint {
+    RawTracepoint { program, tracepoint, gives, required }
+}
+
+/// What `doctor` says of the three tracepoints that tell of changed inodes.
+pub const INODES: &str = "device:inode of what is deleted, renamed or changed";
+
+/// Raw tracepoints.
+pub const RAW: &[RawTracepoint] = &[
+    raw("process_exec", "sched_process_exec", "exec", true),
+    raw("process_fork", "sched_process_fork", "fork, tags inherited", true),
+    raw("process_exit", "sched_process_exit", "exit", true),
+    raw("cgroup_mkdir", "cgroup_mkdir", "cgroups below an agent's", true),
+    raw("cgroup_release", "cgroup_release", "cgroups removed", true),
+    raw("cgroup_attach_task", "cgroup_attach_task", "moves between cgroups", true),
+    raw("inode_ctime_set", "inode_set_ctime_to_ts", INODES, false),
+    raw("inode_ctime_xchg", "ctime_ns_xchg", INODES, false),
+    raw("inode_ctime_skip", "ctime_xchg_skip", INODES, false),
+];
+
+/// A syscall tracepoint of a call that is no file's.
+pub struct SyscallTracepoint {
+    /// The program's name in the object.
+    pub program: &'static str,
+    /// The tracepoint, in the category `syscalls`.
+    pub tracepoint: &'static str,
+}
+
+/// Syscall tracepoints of sockets.
+pub const SOCKETS: &[SyscallTracepoint] = &[
+    SyscallTracepoint { program: "listen_enter", tracepoint: "sys_enter_listen" },
+    SyscallTracepoint { program: "listen_exit", tracepoint: "sys_exit_listen" },
+    SyscallTracepoint { program: "accept_exit", tracepoint: "sys_exit_accept" },
+    SyscallTracepoint { program: "accept_exit", tracepoint: "sys_exit_accept4" },
+];
+
+/// Programs at both ends of every call of [`super::syscalls`].
+pub const FILES: [(&str, &str); 2] = [("file_enter", "sys_enter_"), ("file_exit", "sys_exit_")];
+
+/// Programs that are attached to each agent's cgroup.
+pub const CGROUP: &[&str] = &[
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "tcp_state",
+    "sock_release",
+    "packet_in",
+    "packet_out",
+];

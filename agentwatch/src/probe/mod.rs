@@ -1,0 +1,421 @@
+//! The kernel programs: loading, attaching, filling their maps. With `source.rs` the only place that
+//! names aya.
+
+pub mod hooks;
+pub mod offsets;
+pub mod support;
+pub mod syscalls;
+
+use std::{
+    fs::File,
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    path::Path,
+};
+
+use agentwatch_common::{
+    config::Config,
+    file::{InodeKey, LEAF_MAX, NameKey, Syscall},
+    flow::{FlowKey, FlowState},
+    loss::{CounterKey, Tally, counter},
+    tag::Task,
+};
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, PerCpuHashMap, RingBuf},
+    programs::{
+        CgroupAttachMode, CgroupSkbAttachType, Program,
+        ProgramError, RawTracePoint, TracePoint,
+    },
+};
+use aya_log::EbpfLogger;
+
+/// The kernel programs, compiled by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentwatch.bpf.o"));
+
+/// How the kernel programs are to be loaded.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Send every open for reading: see [`Config::send_all_reads`].
+    pub send_all_reads: bool,
+    /// The kernel programs' own diagnostics: 0 none, 1 errors … 5 traces. At 0 the verifier removes
+    /// them.
+    pub kernel_log: u8,
+    /// Bytes of the bulk ring, a power of two of pages; `None` for the default.
+    pub bulk_bytes: Option<u32>,
+    /// Bytes of the urgent ring, likewise.
+    pub prio_bytes: Option<u32>,
+}
+
+impl Options {
+    /// The usual.
+    pub const DEFAULT: Self = Self {
+        send_all_reads: false,
+        kernel_log: 0,
+        bulk_bytes: None,
+        prio_bytes: None,
+    };
+}
+
+/// Something that was tried at load: what it gives, and why it is not there where it is not.
+#[derive(Debug, Clone)]
+pub struct Capability {
+    /// What is attached.
+    pub hook: String,
+    /// What it gives.
+    pub gives: String,
+    /// Without it the main job cannot be done.
+    pub required: bool,
+    /// Why it is missing.
+    pub missing: Option<String>,
+}
+
+/// The loaded kernel programs. They are detached when this is dropped.
+pub struct Probe {
+    ebpf: Ebpf,
+    /// What was tried.
+    pub capabilities: Vec<Capability>,
+}
+
+impl Probe {
+    /// Loads the programs and attaches those that see the whole host.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses something without which nothing can be watched.
+    pub fn load(options: &Options) -> Result<Self> {
+        support::ensure_tracefs()?;
+        let offsets = offsets::read(Path::new(offsets::BTF))?;
+        let config = Config {
+            send_all_reads: u32::from(options.send_all_reads),
+            ..Config::DEFAULT
+        };
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("CONFIG", &config, true)
+            .override_global(aya_log::LEVEL, &options.kernel_log, true);
+        if let Some(bytes) = options.bulk_bytes {
+            loader.map_max_entries("EVENTS_BULK", bytes);
+        }
+        if let Some(bytes) = options.prio_bytes {
+            loader.map_max_entries("EVENTS_PRIO", bytes);
+        }
+        let ebpf = loader
+            .load(OBJECT)
+            .map_err(|error| explain(&error))
+            .context("the kernel does not take agentwatch's programs")?;
+        let mut probe = Self { ebpf, capabilities: Vec::new() };
+        probe.fill_syscalls()?;
+        probe.attach_host()?;
+        probe.load_cgroup_programs()?;
+        Ok(probe)
+    }
+
+    fn fill_syscalls(&mut self) -> Result<()> {
+        let mut table: Array<_, Syscall> = self.map("SYSCALLS")?.try_into()?;
+        for row in syscalls::rows() {
+            table.set(u32::try_from(row.number)?, row.call, 0)?;
+        }
+        Ok(())
+    }
+
+    fn attach_host(&mut self) -> Result<()> {
+        for hook in hooks::RAW {
+            let result = self.attach_raw(hook.program, hook.tracepoint);
+            self.note(&format!("raw tracepoint {}", hook.tracepoint), hook.gives, hook.required, result)?;
+        }
+        for hook in hooks::SOCKETS {
+            let result = self.attach_syscall(hook.program, hook.tracepoint);
+            self.note(&format!("tracepoint {}", hook.tracepoint), "listen and accept", true, result)?;
+        }
+        for row in syscalls::rows() {
+            for (program, prefix) in hooks::FILES {
+                let tracepoint = format!("{prefix}{}", row.name);
+                let result = self.attach_syscall(program, &tracepoint);
+                // A kernel older than the call has no tracepoint for it, and nobody can call it.
+                let required = row.name != "fchmodat2";
+                self.note(&format!("tracepoint {tracepoint}"), "files", required, result)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_raw(&mut self, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
+        let program: &mut RawTracePoint = self.program(program)?.try_into()?;
+        program.load()?;
+        program.attach(tracepoint)?;
+        Ok(())
+    }
+
+    fn attach_syscall(&mut self, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
+        let program: &mut TracePoint = self.program(program)?.try_into()?;
+        match program.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+            Err(error) => return Err(error),
+        }
+        program.attach("syscalls", tracepoint)?;
+        Ok(())
+    }
+
+    fn load_cgroup_programs(&mut self) -> Result<()> {
+        for name in hooks::CGROUP {
+            let result = match self.program(name) {
+                Ok(Program::CgroupSockAddr(program)) => program.load(),
+                Ok(Program::CgroupSkb(program)) => program.load(),
+                Ok(Program::CgroupSock(program)) => program.load(),
+                Ok(Program::SockOps(program)) => program.load(),
+                Ok(_) => Err(ProgramError::UnexpectedProgramType),
+                Err(error) => Err(error),
+            };
+            self.note(&format!("cgroup program {name}"), "flows", true, result)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down how an attempt went, and fails if nothing works without it.
+    fn note(
+        &mut self,
+        hook: &str,
+        gives: &str,
+        required: bool,
+        result: Result<(), ProgramError>,
+    ) -> Result<()> {
+        let missing = result.err().map(|error| explain(&error).to_string());
+        self.capabilities.push(Capability {
+            hook: hook.to_owned(),
+            gives: gives.to_owned(),
+            required,
+            missing: missing.clone(),
+        });
+        match missing {
+            Some(reason) if required => bail!("cannot attach the {hook} ({gives}): {reason}"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tags a cgroup and attaches the socket programs to it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the cgroup cannot be opened.
+    pub fn watch(&mut self, agent: u32, cgroup: &Path, id: u64) -> Result<()> {
+        let folder = File::open(cgroup)
+            .with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
+        let fd = folder.as_fd();
+        for name in hooks::CGROUP {
+            let mode = CgroupAttachMode::Single;
+            match self.program(name)? {
+                Program::CgroupSockAddr(p) => p.attach(fd, mode).map(drop),
+                Program::CgroupSock(p) => p.attach(fd, mode).map(drop),
+                Program::SockOps(p) => p.attach(fd, mode).map(drop),
+                Program::CgroupSkb(p) => {
+                    let side = if *name == "packet_in" {
+                        CgroupSkbAttachType::Ingress
+                    } else {
+                        CgroupSkbAttachType::Egress
+                    };
+                    p.attach(fd, side, mode).map(drop)
+                }
+                _ => Err(ProgramError::UnexpectedProgramType),
+            }
+            .map_err(|error| explain(&error))
+            .with_context(|| format!("cannot attach {name} to {}", cgroup.display()))?;
+        }
+        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
+        cgroups.insert(id, agent, 0).context("cannot tag the cgroup")?;
+        Ok(())
+    }
+
+    /// Tags a cgroup below one that is watched and was there before.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full.
+    pub fn tag_cgroup(&mut self, agent: u32, id: u64) -> Result<()> {
+        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
+        Ok(cgroups.insert(id, agent, 0)?)
+    }
+
+    /// Tags a process that ran already.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full.
+    pub fn tag(&mut self, pid: u32, task: Task) -> Result<()> {
+        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+        Ok(tasks.insert(pid, task, 0)?)
+    }
+
+    /// The process ids that carry an agent's tag.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn tagged(&self, agent: u32) -> Result<Vec<(u32, Task)>> {
+        let map = self.ebpf.map("TASKS").ok_or_else(|| anyhow!("no map TASKS"))?;
+        let tasks: HashMap<_, u32, Task> = HashMap::try_from(map)?;
+        Ok(tasks
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, task)| task.agent == agent)
+            .collect())
+    }
+
+    /// Names and inodes that make an open for reading worth sending.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than the maps hold.
+    pub fn sensitive<'a>(
+        &mut self,
+        names: impl Iterator<Item = &'a str>,
+        inodes: impl Iterator<Item = (u32, u64)>,
+    ) -> Result<()> {
+        let mut map: HashMap<_, NameKey, u8> = self.map("SENSITIVE_NAMES")?.try_into()?;
+        for name in names {
+            map.insert(name_key(name), 1, 0)
+                .with_context(|| format!("too many sensitive paths at {name:?}: at most 1024 names"))?;
+        }
+        let mut map: HashMap<_, InodeKey, u8> = self.map("SENSITIVE_INODES")?.try_into()?;
+        for (dev, ino) in inodes {
+            map.insert(InodeKey { ino, dev, _pad: 0 }, 1, 0)
+                .context("too many sensitive files: at most 4096")?;
+        }
+        Ok(())
+    }
+
+    /// The two ring buffers and what the source reads beside them. Once.
+    ///
+    /// # Errors
+    ///
+    /// When they were taken already.
+    pub fn take_rings(&mut self) -> Result<Rings> {
+        Ok(Rings {
+            prio: self.take("EVENTS_PRIO")?.try_into()?,
+            bulk: self.take("EVENTS_BULK")?.try_into()?,
+            flows: self.take("FLOWS")?.try_into()?,
+            counters: self.take("COUNTERS")?.try_into()?,
+        })
+    }
+
+    /// The kernel programs' own diagnostics. `None` where they are off.
+    ///
+    /// # Errors
+    ///
+    /// When their ring buffer is missing.
+    pub fn logger(&mut self) -> Result<KernelLog> {
+        Ok(KernelLog(EbpfLogger::init_with_logger(&mut self.ebpf, Stderr)?))
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut Program, ProgramError> {
+        // A name that is not in the object is a mistake of ours: said as one.
+        self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf.map_mut(name).ok_or_else(|| anyhow!("the kernel object has no map {name}"))
+    }
+
+    fn take(&mut self, name: &str) -> Result<aya::maps::Map> {
+        self.ebpf.take_map(name).ok_or_else(|| anyhow!("the kernel object has no map {name}"))
+    }
+}
+
+/// What `source.rs` reads.
+pub struct Rings {
+    /// Urgent records.
+    pub prio: RingBuf<MapData>,
+    /// All others.
+    pub bulk: RingBuf<MapData>,
+    /// Flows that are open.
+    pub flows: HashMap<MapData, FlowKey, FlowState>,
+    counters: PerCpuHashMap<MapData, CounterKey, u64>,
+}
+
+impl Rings {
+    /// Descriptors that become readable when there are records.
+    pub fn fds(&self) -> [RawFd; 2] {
+        [self.prio.as_raw_fd(), self.bulk.as_raw_fd()]
+    }
+
+    /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.
+    pub fn tally(&self, agent: u32) -> Tally {
+        let get = |what: u32| -> u64 {
+            self.counters
+                .get(&CounterKey { agent, counter: what }, 0)
+                .map_or(0, |values| values.iter().sum())
+        };
+        let mut lost = [0; 8];
+        for (slot, what) in lost.iter_mut().zip(counter::LOST_FIRST..=counter::LOST_LAST) {
+            *slot = get(what);
+        }
+        Tally {
+            emitted: get(counter::EMITTED),
+            delivered: 0,
+            lost,
+            cut: get(counter::CUT),
+            faults: get(counter::FAULTS),
+            untagged: get(counter::TASKS_FULL) + get(counter::CGROUPS_FULL),
+            opens_read: get(counter::OPENS_READ),
+            opens_write: get(counter::OPENS_WRITE),
+        }
+    }
+}
+
+/// The kernel programs' own diagnostics.
+pub struct KernelLog(EbpfLogger<Stderr>);
+
+impl KernelLog {
+    /// Prints what there is.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+/// Prints the kernel programs' diagnostics.
+struct Stderr;
+
+impl log::Log for Stderr {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("agentwatch: kernel: {}: {}", record.level(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// A name as the kernel programs look it up.
+fn name_key(name: &str) -> NameKey {
+    let mut key = [0; LEAF_MAX];
+    for (to, from) in key.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    key
+}
+
+/// An error with its causes in one line. The verifier's log is many lines, of which the end tells.
+fn explain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    if std::env::var_os("AGENTWATCH_VERIFIER_LOG").is_none() && text.lines().count() > 8 {
+        let lines: Vec<&str> = text.lines().collect();
+        let first = lines.first().copied().unwrap_or_default();
+        text = format!(
+            "{} … {} (AGENTWATCH_VERIFIER_LOG=1 shows all of the verifier's log)",
+            first.split("Verifier output").next().unwrap_or(first),
+            lines[lines.len().saturating_sub(6)..].join(" | ")
+        );
+    }
+    anyhow!(text)
+}

@@ -1,0 +1,83 @@
+//! Offsets of structure members, from the running kernel's BTF.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use agentwatch_common::offsets::Offsets;
+use anyhow::{Context as _, Result, anyhow};
+use btfparse::{Error, ErrorKind, Offset, Readable, TypeInformation, TypeVariant};
+
+/// Where the kernel shows its own types.
+pub const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Members that not every kernel has, and that the programs do without.
+const OPTIONAL: &[(&str, &str)] = &[];
+
+/// Reads the offsets that the kernel programs need.
+///
+/// # Errors
+///
+/// When the BTF cannot be read, or lacks a member without which the programs would see nothing.
+pub fn read(path: &Path) -> Result<Offsets> {
+    let bytes = fs::read(path).with_context(|| {
+        format!(
+            "cannot read {}: the kernel shows no BTF type information (CONFIG_DEBUG_INFO_BTF); \
+             agentwatch needs it to find the fields of the kernel's structures",
+            path.display()
+        )
+    })?;
+    let types = TypeInformation::new(&Image(bytes))
+        .map_err(|error| anyhow!("{} is not valid BTF: {error:?}", path.display()))?;
+    // By kind, not by name alone: a function or a typedef may have the name of a structure.
+    let structures: HashMap<String, u32> = types
+        .get()
+        .iter()
+        .filter_map(|(id, kind)| match kind {
+            TypeVariant::Struct(s) => s.name().clone().map(|name| (name, *id)),
+            _ => None,
+        })
+        .collect();
+    let mut missing = Vec::new();
+    let offsets = Offsets::from_fn(|structure, member| {
+        let found = structures
+            .get(structure)
+            .and_then(|id| types.offset_of(*id, member).ok())
+            .and_then(|(_, offset)| match offset {
+                Offset::ByteOffset(bytes) => Some(bytes),
+                Offset::BitOffsetAndSize(bits, _) => (bits % 8 == 0).then_some(bits / 8),
+            });
+        if found.is_none() && !OPTIONAL.contains(&(structure, member)) {
+            missing.push(format!("{structure}.{member}"));
+        }
+        found
+    });
+    if missing.is_empty() {
+        Ok(offsets)
+    } else {
+        Err(anyhow!(
+            "this kernel's BTF has no {}: agentwatch does not know this kernel",
+            missing.join(", ")
+        ))
+    }
+}
+
+/// The BTF in memory.
+struct Image(Vec<u8>);
+
+impl Readable for Image {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> btfparse::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        match start
+            .checked_add(buffer.len())
+            .and_then(|end| self.0.get(start..end))
+        {
+            Some(bytes) => {
+                buffer.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => Err(Error::new(
+                ErrorKind::IOError,
+                "the BTF ends before it should",
+            )),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What this host offers, found out by looking and trying.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Where tracefs belongs.
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// Mounts tracefs where it belongs, unless it is there: syscall tracepoints are named through it.
+///
+/// # Errors
+///
+/// When it cannot be mounted.
+pub fn ensure_tracefs() -> Result<()> {
+    if Path::new(TRACEFS).join("events").exists()
+        || Path::new("/sys/kernel/debug/tracing/events").exists()
+    {
+        return Ok(());
+    }
+    rustix::mount::mount(
+        "tracefs",
+        TRACEFS,
+        "tracefs",
+        rustix::mount::MountFlags::empty(),
+        None,
+    )
+    .with_context(|| format!("cannot mount tracefs at {TRACEFS}; try: mount -t tracefs tracefs {TRACEFS}"))
+}
+
+/// The folder where the cgroup v2 hierarchy is mounted.
+///
+/// # Errors
+///
+/// When it is not mounted.
+pub fn cgroup2() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    match cgroup2_in(&mounts) {
+        Some(path) => Ok(path),
+        None => bail!(
+            "no cgroup v2 hierarchy is mounted; try: mount -t cgroup2 none /sys/fs/cgroup/unified"
+        ),
+    }
+}
+
+/// Finds the mount in the text of mountinfo (proc_pid_mountinfo(5)).
+fn cgroup2_in(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut fields = left.split(' ');
+        let (root, mount_point) = (fields.nth(3)?, fields.next()?);
+        // A mount of a part of the hierarchy shows other paths than the kernel's.
+        (right.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(mount_point))
+    })
+}
+
+/// Whether the programs may be loaded by this user: root, in practice.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The kernel's release.
+pub fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// The active Linux security modules, empty where the kernel does not say.
+pub fn lsm() -> String {
+    let path = "/sys/kernel/security/lsm";
+    if let Ok(list) = fs::read_to_string(path) {
+        return list.trim().to_owned();
+    }
+    // securityfs may just not be mounted: look into a mount of our own that goes away at once.
+    String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroup2_is_found_beside_v1() {
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup2_in(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        let v1 = "31 23 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        assert_eq!(cgroup2_in(v1), None);
+        let part = "41 31 0:38 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup2_in(part), None);
+    }
+}

@@ -1,0 +1,50 @@
+//! agentwatch's own commands: `cargo xtask --help`.
+
+mod bpf;
+mod build;
+mod demo;
+mod outcome;
+mod setup;
+mod test;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and demonstrates agentwatch.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Installs what building, testing and the demonstration need and this machine lacks.
+    Setup(setup::Args),
+    /// Builds agentwatch with its kernel programs inside, and prints the program's path.
+    Build(build::Args),
+    /// Sets up, then runs every check and test.
+    Test(test::Args),
+    /// Runs the smoke test in a virtual machine with another kernel.
+    Vm(vm::Args),
+    /// Sets up, builds, and shows an agent with a reverse tunnel being found and killed.
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Test(args) => Ok(test::run(&args)),
+        Verb::Vm(args) => vm::run(&args),
+        Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
