@@ -13,7 +13,7 @@ pub struct Config {
     /// Bytes of unread bulk records that wake userspace.
     pub bulk_wakeup_bytes: u32,
     /// Zero.
-    pub _pad: u32,
+    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<Config>() == 16);
@@ -24,7 +24,7 @@ impl Config {
         send_all_reads: 0,
         eager_wakeup: 0,
         bulk_wakeup_bytes: 64 * 1024,
-        _pad: 0,
+        pad: 0,
     };
 }
 

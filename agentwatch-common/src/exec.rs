@@ -33,7 +33,7 @@ pub struct Exec {
     /// Bytes of the argument vector in the tail.
     pub argv_len: u16,
     /// Zero.
-    pub _pad: [u16; 3],
+    pub pad: [u16; 3],
 }
 
 const _: () = assert!(size_of::<Exec>() == 48);

@@ -87,7 +87,7 @@ pub struct FileOp {
     /// Bytes of the second name in the tail.
     pub name2_len: u16,
     /// Zero.
-    pub _pad: [u16; 2],
+    pub pad: [u16; 2],
 }
 
 const _: () = assert!(size_of::<FileOp>() == 152);
@@ -132,7 +132,7 @@ pub struct Syscall {
     /// `flags` points to a `struct open_how` (openat2).
     pub how: u8,
     /// Zero.
-    pub _pad: [u8; 2],
+    pub pad: [u8; 2],
     /// Bits that the flags have without being passed (creat).
     pub fixed_flags: u32,
 }
@@ -153,7 +153,7 @@ impl Syscall {
         mode: Self::NONE,
         fd: Self::NONE,
         how: 0,
-        _pad: [0; 2],
+        pad: [0; 2],
         fixed_flags: 0,
     };
 }
@@ -173,7 +173,7 @@ pub struct InodeKey {
     /// Device, in the kernel's encoding.
     pub dev: u32,
     /// Zero.
-    pub _pad: u32,
+    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<InodeKey>() == 16);

@@ -30,7 +30,7 @@ pub struct FlowKey {
     /// IP protocol number.
     pub proto: u16,
     /// Zero.
-    pub _pad: u32,
+    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 32);
@@ -56,7 +56,7 @@ pub struct Endpoint {
     /// 4 or 6: the IP version on the wire.
     pub version: u8,
     /// Zero.
-    pub _pad: u8,
+    pub pad: u8,
 }
 
 const _: () = assert!(size_of::<Endpoint>() == 48);
@@ -109,7 +109,7 @@ pub struct FlowData {
     /// One of [`direction`]: of these bytes, not of the flow.
     pub direction: u8,
     /// Zero.
-    pub _pad: u8,
+    pub pad: u8,
 }
 
 const _: () = assert!(size_of::<FlowData>() == 152);
@@ -129,7 +129,7 @@ pub struct FlowClose {
     /// Bits of [`close`].
     pub state: u32,
     /// Zero.
-    pub _pad: u32,
+    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<FlowClose>() == 80);

@@ -24,7 +24,7 @@ pub struct Exit {
     /// As `wait(2)` has it: exit status in bits 8 to 15, signal in bits 0 to 6, core dump in bit 7.
     pub status: u32,
     /// Zero.
-    pub _pad: u32,
+    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<Exit>() == 24);
@@ -57,7 +57,7 @@ pub struct Seed {
     /// Bytes of the argument vector in the tail.
     pub argv_len: u16,
     /// Zero.
-    pub _pad: [u16; 3],
+    pub pad: [u16; 3],
 }
 
 const _: () = assert!(size_of::<Seed>() == 16);
@@ -77,7 +77,7 @@ pub struct AgentInfo {
     /// Bytes of the workspace in the tail; 0 where it has none.
     pub workspace_len: u16,
     /// Zero.
-    pub _pad: u16,
+    pub pad: u16,
 }
 
 const _: () = assert!(size_of::<AgentInfo>() == 24);

@@ -19,7 +19,7 @@ use aya_ebpf::{
 use crate::{
     kernel::config,
     maps::{
-        COUNTERS, EVENTS_BULK, EVENTS_PRIO, LAST_WAKEUP, PIECE_MAX, SCRATCH, SCRATCH_MASK, Scratch,
+        COUNTERS, EVENTS_BULK, EVENTS_PRIO, LAST_WAKEUP, SCRATCH, SCRATCH_MASK, Scratch,
     },
 };
 
@@ -29,7 +29,10 @@ const WAKEUP_EVERY_NS: u64 = 1_000_000;
 /// Adds one to a counter.
 #[inline(always)]
 pub fn count(agent: u32, what: u32) {
-    let key = CounterKey { agent, counter: what };
+    let key = CounterKey {
+        agent,
+        counter: what,
+    };
     if let Some(value) = COUNTERS.get_ptr_mut(&key) {
         // SAFETY: the value of a per-CPU map, valid until the program ends; this CPU's own.
         unsafe { *value += 1 };
@@ -163,7 +166,10 @@ impl<T> Builder<T> {
             count(task.agent, counter::LOST_SCRATCH);
             return None;
         };
-        let builder = Self { scratch, record: PhantomData };
+        let builder = Self {
+            scratch,
+            record: PhantomData,
+        };
         let record = builder.record();
         // SAFETY: the scratch memory is larger than any `Record<T>` and aligned to 8.
         unsafe {
@@ -249,7 +255,11 @@ impl<T> Builder<T> {
         let header = unsafe { &mut (*record).header };
         let agent = header.agent;
         // A last piece that went past the mask ends the record early; decoding sees that.
-        let len = if pos > SCRATCH_MASK { SCRATCH_MASK } else { pos };
+        let len = if pos > SCRATCH_MASK {
+            SCRATCH_MASK
+        } else {
+            pos
+        };
         let len = mask::<SCRATCH_MASK>(len);
         header.len = len as u32;
         count_flags(agent, header.flags);

@@ -3,6 +3,24 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is a call between BPF functions, which the verifier checks with less \
+              knowledge, and before 5.10 not everywhere"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute macros hand the context over by value"
+)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "keys and values go to the kernel by address, and the next aya takes references only"
+)]
+#![expect(
+    clippy::cast_sign_loss,
+    reason = "registers and system call arguments are both"
+)]
+#![expect(clippy::similar_names, reason = "pid, ppid and tgid are the kernel's words")]
 
 mod emit;
 mod kernel;

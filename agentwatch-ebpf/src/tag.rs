@@ -1,9 +1,7 @@
 //! Whose is this task?
 
 use agentwatch_common::{loss::counter, tag::Task};
-use aya_ebpf::{
-    helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid},
-};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
 
 use crate::{
     emit,
@@ -48,7 +46,11 @@ pub fn current_or_cgroup() -> Option<Task> {
     }
     // SAFETY: no arguments; allowed in every program that calls this.
     let agent = of_cgroup(unsafe { bpf_get_current_cgroup_id() });
-    (agent != 0).then_some(Task { start_ns: 0, agent, ppid: 0 })
+    (agent != 0).then_some(Task {
+        start_ns: 0,
+        agent,
+        ppid: 0,
+    })
 }
 
 /// Tags a process, by its `task_struct`.

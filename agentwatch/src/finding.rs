@@ -94,7 +94,7 @@ pub struct Evidence {
 }
 
 /// What was done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// What the policy asks for.
     pub requested: Action,
@@ -110,7 +110,7 @@ pub struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub empty_us: Option<u64>,
     /// Processes of the agent outside its cgroup that were killed one by one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outside: Vec<u32>,
 }
 

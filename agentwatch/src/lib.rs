@@ -1,2 +1,22 @@
 //! agentwatch: an eBPF monitor and kill switch for AI agents.
+//!
+//! An event's way: `source → decode → enrich → detect → respond → store, publish`; `pipeline` shows
+//! it.
+
+pub mod cli;
+pub mod decode;
+pub mod detect;
+pub mod enrich;
+pub mod event;
+pub mod finding;
+pub mod pipeline;
+pub mod policy;
 pub mod probe;
+pub mod publish;
+pub mod recording;
+pub mod respond;
+pub mod run;
+pub mod session;
+pub mod source;
+pub mod store;
+pub mod text;

@@ -13,8 +13,8 @@ pub fn id(cgroup: u64) -> Option<u64> {
 /// Whether a `struct cgroup` belongs to the v2 hierarchy (its number is 0).
 #[inline(always)]
 pub fn is_v2(cgroup: u64) -> bool {
-    let hierarchy: Option<i32> =
-        read::<u64>(cgroup, offset!(cgroup_root)).and_then(|root| read(root, offset!(cgroup_root_hierarchy_id)));
+    let hierarchy: Option<i32> = read::<u64>(cgroup, offset!(cgroup_root))
+        .and_then(|root| read(root, offset!(cgroup_root_hierarchy_id)));
     hierarchy == Some(0)
 }
 

@@ -12,7 +12,8 @@ use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_probe_read_kernel 
 /// The offset of a structure member, by the name of its field in [`Offsets`].
 macro_rules! offset {
     ($field:ident) => {{
-        let table = (&raw const $crate::maps::OFFSETS).cast::<agentwatch_common::offsets::Offsets>();
+        let table =
+            (&raw const $crate::maps::OFFSETS).cast::<agentwatch_common::offsets::Offsets>();
         // SAFETY: a static; volatile, since the loader changes it after compilation. The verifier
         // knows the value: the map behind it is frozen.
         unsafe { (&raw const (*table).$field).read_volatile() }

@@ -1,4 +1,4 @@
-//! Paths by the kernel's own dentries, as `d_path` makes them (fs/d_path.c), but leaf first and
+//! Paths by the kernel's own dentries, as `d_path` makes them (`fs/d_path.c`), but leaf first and
 //! beyond a chroot: from the file to the root of the mount namespace.
 
 use agentwatch_common::{
@@ -78,8 +78,14 @@ impl Path {
     #[inline(always)]
     pub fn write<T>(&self, to: &Builder<T>, cut: u16) -> Walk {
         let start = to.position();
-        let Self { mut dentry, mut mount } = *self;
-        let mut walk = Walk { len: 0, whole: false };
+        let Self {
+            mut dentry,
+            mut mount,
+        } = *self;
+        let mut walk = Walk {
+            len: 0,
+            whole: false,
+        };
         let mut done = false;
         for _ in 0..DEPTH {
             let (Some(parent), Some(mount_root)) = (
@@ -146,7 +152,10 @@ fn append<T>(to: &Builder<T>, dentry: u64) -> bool {
 #[inline(always)]
 pub fn name(dentry: u64) -> Option<(u32, u64)> {
     let name = member(dentry, offset!(dentry_name))?;
-    Some((read(name, offset!(qstr_len))?, read(name, offset!(qstr_name))?))
+    Some((
+        read(name, offset!(qstr_len))?,
+        read(name, offset!(qstr_name))?,
+    ))
 }
 
 /// Copies the beginning of the name of a dentry; its whole length is returned, 0 for none.
@@ -155,10 +164,18 @@ pub fn name_key(dentry: u64, key: &mut NameKey) -> u32 {
     let Some((len, bytes)) = name(dentry) else {
         return 0;
     };
-    let kept = if len as usize > LEAF_MAX { LEAF_MAX } else { len as usize };
+    let kept = if len as usize > LEAF_MAX {
+        LEAF_MAX
+    } else {
+        len as usize
+    };
     let kept = mask::<{ 2 * LEAF_MAX - 1 }>(kept);
     let kept = if kept > LEAF_MAX { LEAF_MAX } else { kept };
-    if read_bytes(key.as_mut_ptr(), kept, bytes) { len } else { 0 }
+    if read_bytes(key.as_mut_ptr(), kept, bytes) {
+        len
+    } else {
+        0
+    }
 }
 
 /// Device and number of an inode.
@@ -168,7 +185,7 @@ pub fn inode_key(inode: u64) -> Option<InodeKey> {
     Some(InodeKey {
         ino: read(inode, offset!(inode_ino))?,
         dev: read(sb, offset!(sb_dev))?,
-        _pad: 0,
+        pad: 0,
     })
 }
 

@@ -33,7 +33,11 @@ pub fn words(address: [u32; 4]) -> [u8; 16] {
 /// 4 for an IPv4-mapped address, else 6.
 #[inline(always)]
 pub fn version(address: &[u8; 16]) -> u8 {
-    if address[10] == 0xff && address[11] == 0xff && address[0] == 0 && address[1] == 0 { 4 } else { 6 }
+    if address[10] == 0xff && address[11] == 0xff && address[0] == 0 && address[1] == 0 {
+        4
+    } else {
+        6
+    }
 }
 
 /// The two ends of the socket behind a `struct file`; `None` unless it is an IP socket.
@@ -50,9 +54,15 @@ pub fn of_file(file: u64) -> Option<Endpoint> {
     }
     let proto: u8 = read::<u16>(sk, offset!(sk_protocol))? as u8;
     let (local, remote) = if family == AF_INET {
-        (mapped(read(sk, offset!(skc_rcv_saddr))?), mapped(read(sk, offset!(skc_daddr))?))
+        (
+            mapped(read(sk, offset!(skc_rcv_saddr))?),
+            mapped(read(sk, offset!(skc_daddr))?),
+        )
     } else {
-        (read(sk, offset!(skc_v6_rcv_saddr))?, read(sk, offset!(skc_v6_daddr))?)
+        (
+            read(sk, offset!(skc_v6_rcv_saddr))?,
+            read(sk, offset!(skc_v6_daddr))?,
+        )
     };
     Some(Endpoint {
         cookie: read(sk, offset!(skc_cookie))?,
@@ -63,6 +73,6 @@ pub fn of_file(file: u64) -> Option<Endpoint> {
         proto,
         direction: direction::UNKNOWN,
         version: version(&local),
-        _pad: 0,
+        pad: 0,
     })
 }

@@ -106,5 +106,8 @@ pub fn file(task: u64, fd: i32) -> Option<u64> {
 #[inline(always)]
 pub fn arguments(task: u64) -> Option<(u64, u64)> {
     let mm: u64 = read(task, offset!(task_mm))?;
-    Some((read(mm, offset!(mm_arg_start))?, read(mm, offset!(mm_arg_end))?))
+    Some((
+        read(mm, offset!(mm_arg_start))?,
+        read(mm, offset!(mm_arg_end))?,
+    ))
 }

@@ -69,8 +69,17 @@ pub fn attach_task(ctx: &RawTracePointContext) {
         }
         None => return,
     };
-    emit::prio(emit::header(kind::CGROUP_MOVE, &Task { ..own }), |payload: *mut CgroupMove| {
-        // SAFETY: reserved memory of this type.
-        unsafe { payload.write(CgroupMove { to: id, to_agent, moved: tgid }) };
-    });
+    emit::prio(
+        emit::header(kind::CGROUP_MOVE, &Task { ..own }),
+        |payload: *mut CgroupMove| {
+            // SAFETY: reserved memory of this type.
+            unsafe {
+                payload.write(CgroupMove {
+                    to: id,
+                    to_agent,
+                    moved: tgid,
+                });
+            };
+        },
+    );
 }

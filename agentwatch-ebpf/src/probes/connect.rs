@@ -21,7 +21,13 @@ const IPPROTO_TCP: u32 = 6;
 const SOCK_DGRAM: u32 = 2;
 
 /// No trigger.
-pub const NO_TRIGGER: Trigger = Trigger { cookie: 0, at_ns: 0, len: 0, head_len: 0, head: [0; TRIGGER_HEAD] };
+pub const NO_TRIGGER: Trigger = Trigger {
+    cookie: 0,
+    at_ns: 0,
+    len: 0,
+    head_len: 0,
+    head: [0; TRIGGER_HEAD],
+};
 
 /// `BPF_CGROUP_INET4_CONNECT`: in the caller's context, before a local port is chosen.
 #[inline(always)]
@@ -71,7 +77,7 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) {
         proto: proto as u8,
         direction: direction::OUT,
         version: version(&remote),
-        _pad: 0,
+        pad: 0,
     };
     if proto == IPPROTO_TCP {
         begin(&header, &endpoint);
@@ -91,10 +97,7 @@ pub fn trigger(tgid: u32, ppid: u32) -> Trigger {
         return *trigger;
     }
     // SAFETY: as above.
-    if ppid != 0 && let Some(trigger) = unsafe { TRIGGERS.get(&ppid) } {
-        return *trigger;
-    }
-    NO_TRIGGER
+    unsafe { TRIGGERS.get(&ppid) }.copied().unwrap_or(NO_TRIGGER)
 }
 
 /// `BPF_CGROUP_UDP4_SENDMSG`, `BPF_CGROUP_UDP6_SENDMSG`: a send that names its peer.
@@ -119,7 +122,11 @@ pub fn sendmsg(ctx: &SockAddrContext) {
 /// Remembers which process is behind a socket.
 #[inline(always)]
 fn own_socket(cookie: u64, own: &Task, header: &Header) {
-    let owner = Owner { task: *own, tgid: header.tgid, uid: header.uid };
+    let owner = Owner {
+        task: *own,
+        tgid: header.tgid,
+        uid: header.uid,
+    };
     let _ = OWNERS.insert(&cookie, &owner, 0);
 }
 
@@ -157,7 +164,13 @@ fn begin(header: &Header, endpoint: &Endpoint) {
 /// The key of a TCP flow.
 #[inline(always)]
 pub fn tcp_key(cookie: u64) -> FlowKey {
-    FlowKey { cookie, remote: [0; 16], remote_port: 0, proto: IPPROTO_TCP as u16, _pad: 0 }
+    FlowKey {
+        cookie,
+        remote: [0; 16],
+        remote_port: 0,
+        proto: IPPROTO_TCP as u16,
+        pad: 0,
+    }
 }
 
 /// Whether a socket type is that of UDP.

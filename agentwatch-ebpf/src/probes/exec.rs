@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    emit::{self, Builder, Way, mask},
+    emit::{Builder, Way, mask},
     kernel::{
         offset,
         path::{self, Path},

@@ -9,9 +9,7 @@ use agentwatch_common::{
     tag::Task,
 };
 use aya_ebpf::{
-    helpers::{
-        bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str,
-    },
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str},
     programs::TracePointContext,
 };
 
@@ -68,7 +66,7 @@ pub struct Pending {
     flags: u32,
     mode: u32,
     pub op: u16,
-    _pad: u16,
+    pad: u16,
 }
 
 impl Pending {
@@ -88,7 +86,7 @@ impl Pending {
             flags: 0,
             mode: 0,
             op: 0,
-            _pad: 0,
+            pad: 0,
         }
     }
 }
@@ -130,7 +128,10 @@ pub fn enter(ctx: &TracePointContext) {
     if pending.op == op::UNLINK && pending.flags & AT_REMOVEDIR != 0 {
         pending.op = op::RMDIR;
     }
-    if PENDING.insert(&bpf_get_current_pid_tgid(), &pending, 0).is_err() {
+    if PENDING
+        .insert(&bpf_get_current_pid_tgid(), &pending, 0)
+        .is_err()
+    {
         emit::count(own.agent, counter::EMITTED);
         emit::count(own.agent, counter::LOST_CALLS_FULL);
     }
@@ -170,7 +171,9 @@ pub fn result(ctx: &TracePointContext) -> i64 {
 #[inline(always)]
 pub fn entered<'a>() -> Option<&'a Pending> {
     // SAFETY: this thread's own entry: nobody else writes it while the thread is here.
-    PENDING.get_ptr(&bpf_get_current_pid_tgid()).map(|pending| unsafe { &*pending })
+    PENDING
+        .get_ptr(&bpf_get_current_pid_tgid())
+        .map(|pending| unsafe { &*pending })
 }
 
 /// Forgets the call.
@@ -230,7 +233,11 @@ fn open(call: &Pending, result: i64) {
     let write = mode & FMODE_WRITE != 0;
     emit::count(
         call.task.agent,
-        if write { counter::OPENS_WRITE } else { counter::OPENS_READ },
+        if write {
+            counter::OPENS_WRITE
+        } else {
+            counter::OPENS_READ
+        },
     );
     let inode: u64 = read(opened, offset!(file_inode)).unwrap_or(0);
     let Some(path) = Path::of_file(opened) else {
@@ -244,7 +251,11 @@ fn open(call: &Pending, result: i64) {
     };
     path::touch(&mut file.target, inode);
     file.size = read(inode, offset!(inode_size)).unwrap_or(0);
-    file.state = if write { state::WRITE } else { state::SENSITIVE };
+    file.state = if write {
+        state::WRITE
+    } else {
+        state::SENSITIVE
+    };
     if mode & FMODE_CREATED != 0 {
         file.state |= state::CREATED;
     }
@@ -321,7 +332,11 @@ fn resolved(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
     // SAFETY: len is less than 32.
     unsafe { at.add(len).write(b'/') };
     out.advance(len + 1);
-    let walk = Path { dentry: call.parent, mount: base.mount }.write(out, flag::PATH_CUT);
+    let walk = Path {
+        dentry: call.parent,
+        mount: base.mount,
+    }
+    .write(out, flag::PATH_CUT);
     if walk.whole {
         file.path_len = (out.position() - start) as u16;
         file.state |= state::PATH_OF_INODE;
@@ -353,7 +368,11 @@ fn names(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
 #[inline(always)]
 fn base(dir: i32) -> Option<Path> {
     let current = task::current();
-    if dir == AT_FDCWD { task::cwd(current) } else { Path::of_file(task::file(current, dir)?) }
+    if dir == AT_FDCWD {
+        task::cwd(current)
+    } else {
+        Path::of_file(task::file(current, dir)?)
+    }
 }
 
 /// Appends one base and one name: lengths, and whether the name is absolute.
@@ -363,7 +382,11 @@ fn name(out: &Builder<FileOp>, dir: i32, name: u64) -> (u16, u16, bool) {
     let first = unsafe { bpf_probe_read_user(name as *const u8) }.unwrap_or(0);
     let absolute = first == b'/';
     // The base of an absolute name is the caller's root, which is no `/` in a chroot.
-    let base = if absolute { task::root(task::current()) } else { base(dir) };
+    let base = if absolute {
+        task::root(task::current())
+    } else {
+        base(dir)
+    };
     let base_len = match base {
         Some(base) => base.write(out, flag::BASE_CUT).len,
         None => 0,

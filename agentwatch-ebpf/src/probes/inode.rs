@@ -23,7 +23,10 @@ pub fn changed(ctx: &RawTracePointContext) {
     };
     // SAFETY: this thread's own entry: only its calls write it, and it is in one.
     let pending = unsafe { &mut *pending };
-    if !matches!(pending.op, op::UNLINK | op::RENAME | op::CHMOD | op::TRUNCATE | op::LINK) {
+    if !matches!(
+        pending.op,
+        op::UNLINK | op::RENAME | op::CHMOD | op::TRUNCATE | op::LINK
+    ) {
         return;
     }
     let inode: u64 = ctx.arg(0);

@@ -3,17 +3,15 @@
 
 use agentwatch_common::{
     flow::{
-        FlowData, FlowKey, FlowState, HEAD_MAX, HEAD_PACKETS, TRIGGER_HEAD, Trigger, direction, state,
+        FlowData, FlowKey, FlowState, HEAD_MAX, HEAD_PACKETS, TRIGGER_HEAD, Trigger, direction,
+        state,
     },
     kind,
     loss::counter,
 };
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::{
-        bpf_get_socket_cookie, bpf_skb_cgroup_id,
-        generated::bpf_skb_load_bytes,
-    },
+    helpers::{bpf_get_socket_cookie, bpf_skb_cgroup_id, generated::bpf_skb_load_bytes},
     programs::SkBuffContext,
 };
 
@@ -79,19 +77,14 @@ fn packet(skb: *mut __sk_buff, out: bool) {
         remote: if udp { packet.remote } else { [0; 16] },
         remote_port: if udp { packet.remote_port } else { 0 },
         proto: u16::from(packet.proto),
-        _pad: 0,
+        pad: 0,
     };
-    let flow = match FLOWS.get_ptr_mut(&key) {
-        Some(flow) => flow,
-        None => {
-            if packet.len == 0 {
-                return; // a handshake; what follows will make the flow
-            }
-            match create(skb, &key, &packet, out) {
-                Some(flow) => flow,
-                None => return,
-            }
-        }
+    let known = FLOWS.get_ptr_mut(&key);
+    if known.is_none() && packet.len == 0 {
+        return; // a handshake; what follows will make the flow
+    }
+    let Some(flow) = known.or_else(|| create(skb, &key, &packet, out)) else {
+        return;
     };
     // SAFETY: an entry of the map. Packets of one direction come one after the other but for rare
     // races, in which a few bytes may be counted twice or not.
@@ -114,13 +107,21 @@ fn parse(skb: *mut __sk_buff, out: bool) -> Option<Packet> {
             return None;
         }
         let header = u32::from(first & 0xf) * 4;
-        (load::<u8>(skb, 9)?, header, mapped(load(skb, 12)?), mapped(load(skb, 16)?))
+        (
+            load::<u8>(skb, 9)?,
+            header,
+            mapped(load(skb, 12)?),
+            mapped(load(skb, 16)?),
+        )
     } else {
         // Extension headers are not followed: TCP and UDP do not use them in practice.
         (load::<u8>(skb, 6)?, 40, load(skb, 8)?, load(skb, 24)?)
     };
     let (source, dest): (u16, u16) = match proto {
-        TCP | UDP => (u16::from_be(load(skb, header)?), u16::from_be(load(skb, header + 2)?)),
+        TCP | UDP => (
+            u16::from_be(load(skb, header)?),
+            u16::from_be(load(skb, header + 2)?),
+        ),
         _ => return None,
     };
     let (seq, tcp_flags, at) = if proto == TCP {
@@ -133,8 +134,11 @@ fn parse(skb: *mut __sk_buff, out: bool) -> Option<Packet> {
     } else {
         (0, 0, header + 8)
     };
-    let (local, remote, local_port, remote_port) =
-        if out { (from, to, source, dest) } else { (to, from, dest, source) };
+    let (local, remote, local_port, remote_port) = if out {
+        (from, to, source, dest)
+    } else {
+        (to, from, dest, source)
+    };
     Some(Packet {
         local,
         remote,
@@ -154,7 +158,12 @@ fn load<T: Copy + Default>(skb: *mut __sk_buff, at: u32) -> Option<T> {
     let mut value = T::default();
     // SAFETY: the memory of `value`, of its size.
     let result = unsafe {
-        bpf_skb_load_bytes(skb.cast(), at, (&raw mut value).cast(), size_of::<T>() as u32)
+        bpf_skb_load_bytes(
+            skb.cast(),
+            at,
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+        )
     };
     (result == 0).then_some(value)
 }
@@ -219,7 +228,11 @@ fn create(
 /// Counts a packet's payload, and sends it where it is among the first of its flow.
 #[inline(always)]
 fn count(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_buff, key: &FlowKey) {
-    let new = if packet.proto == TCP { fresh(flow, packet, out) } else { packet.len };
+    let new = if packet.proto == TCP {
+        fresh(flow, packet, out)
+    } else {
+        packet.len
+    };
     if new == 0 {
         return;
     }
@@ -247,7 +260,11 @@ fn count(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_buff, 
         return;
     }
     let room = HEAD_MAX - sent;
-    let want = if packet.len as usize > room { room } else { packet.len as usize };
+    let want = if packet.len as usize > room {
+        room
+    } else {
+        packet.len as usize
+    };
     if out {
         flow.head_out += want as u16;
         flow.packets_out += 1;
@@ -255,7 +272,11 @@ fn count(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_buff, 
         flow.head_in += want as u16;
         flow.packets_in += 1;
     }
-    let last = if out && packet.proto == TCP { trigger(flow.tgid, flow.ppid) } else { NO_TRIGGER };
+    let last = if out && packet.proto == TCP {
+        trigger(flow.tgid, flow.ppid)
+    } else {
+        NO_TRIGGER
+    };
     let endpoint = tcp::endpoint(key.cookie, flow, packet.proto);
     emit::prio(tcp::header(kind::FLOW_DATA, flow), |to: *mut Head| {
         // SAFETY: reserved memory of this type, written whole below.
@@ -264,7 +285,12 @@ fn count(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_buff, 
             let want = mask::<{ 2 * HEAD_MAX - 1 }>(want);
             let want = if want > HEAD_MAX { HEAD_MAX } else { want };
             let failed = want == 0
-                || bpf_skb_load_bytes(skb.cast(), packet.at, (&raw mut (*to).data).cast(), want as u32) != 0;
+                || bpf_skb_load_bytes(
+                    skb.cast(),
+                    packet.at,
+                    (&raw mut (*to).data).cast(),
+                    want as u32,
+                ) != 0;
             (&raw mut (*to).fixed).write(FlowData {
                 endpoint,
                 trigger: last,
@@ -272,7 +298,7 @@ fn count(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_buff, 
                 len: new,
                 data_len: if failed { 0 } else { want as u16 },
                 direction: if out { direction::OUT } else { direction::IN },
-                _pad: 0,
+                pad: 0,
             });
         }
     });
@@ -291,7 +317,11 @@ fn fresh(flow: &mut FlowState, packet: &Packet, out: bool) -> u32 {
     let bit = if out { state::SEQ_OUT } else { state::SEQ_IN };
     let syn = packet.tcp_flags & SYN != 0;
     // A SYN takes a sequence number itself.
-    let first = if syn { packet.seq.wrapping_add(1) } else { packet.seq };
+    let first = if syn {
+        packet.seq.wrapping_add(1)
+    } else {
+        packet.seq
+    };
     if syn || flow.flags & bit == 0 {
         flow.flags |= bit;
         if out {
@@ -312,7 +342,11 @@ fn fresh(flow: &mut FlowState, packet: &Packet, out: bool) -> u32 {
     } else {
         flow.seq_in = end;
     }
-    if ahead > packet.len { packet.len } else { ahead }
+    if ahead > packet.len {
+        packet.len
+    } else {
+        ahead
+    }
 }
 
 /// Keeps what came last from outside, for the connections and bytes that may follow from it.
@@ -326,13 +360,26 @@ fn remember(flow: &FlowState, packet: &Packet, skb: *mut __sk_buff, key: &FlowKe
         head: [0; TRIGGER_HEAD],
     };
     let len = packet.len as usize;
-    let len = if len > TRIGGER_HEAD { TRIGGER_HEAD } else { len };
+    let len = if len > TRIGGER_HEAD {
+        TRIGGER_HEAD
+    } else {
+        len
+    };
     let len = mask::<{ 2 * TRIGGER_HEAD - 1 }>(len);
-    let len = if len > TRIGGER_HEAD { TRIGGER_HEAD } else { len };
+    let len = if len > TRIGGER_HEAD {
+        TRIGGER_HEAD
+    } else {
+        len
+    };
     if len > 0 {
         // SAFETY: `head` has that many bytes.
         let result = unsafe {
-            bpf_skb_load_bytes(skb.cast(), packet.at, trigger.head.as_mut_ptr().cast(), len as u32)
+            bpf_skb_load_bytes(
+                skb.cast(),
+                packet.at,
+                trigger.head.as_mut_ptr().cast(),
+                len as u32,
+            )
         };
         if result == 0 {
             trigger.head_len = len as u32;

@@ -45,7 +45,12 @@ pub fn fork(ctx: &RawTracePointContext) {
     let parent_start_ns = parent.map_or(0, |parent: Task| parent.start_ns);
     emit::prio(header, |fork: *mut Fork| {
         // SAFETY: reserved memory of this type.
-        unsafe { fork.write(Fork { parent_start_ns, child_cgroup }) };
+        unsafe {
+            fork.write(Fork {
+                parent_start_ns,
+                child_cgroup,
+            });
+        };
     });
 }
 
@@ -69,6 +74,13 @@ pub fn exit(ctx: &RawTracePointContext) {
     let status = task::exit_status(current);
     emit::prio(emit::header(kind::EXIT, &own), |exit: *mut Exit| {
         // SAFETY: reserved memory of this type.
-        unsafe { exit.write(Exit { utime_ns, stime_ns, status, _pad: 0 }) };
+        unsafe {
+            exit.write(Exit {
+                utime_ns,
+                stime_ns,
+                status,
+                pad: 0,
+            });
+        };
     });
 }

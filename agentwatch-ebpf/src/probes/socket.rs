@@ -29,7 +29,10 @@ pub fn listen_enter(ctx: &TracePointContext) {
     };
     // The first argument is where the result is at exit.
     let call = Pending::on_fd(own, file::result(ctx) as i32);
-    if PENDING.insert(&bpf_get_current_pid_tgid(), &call, 0).is_err() {
+    if PENDING
+        .insert(&bpf_get_current_pid_tgid(), &call, 0)
+        .is_err()
+    {
         emit::count(own.agent, counter::EMITTED);
         emit::count(own.agent, counter::LOST_CALLS_FULL);
     }
@@ -44,10 +47,13 @@ pub fn listen_exit(ctx: &TracePointContext) {
     if file::result(ctx) == 0
         && let Some(ends) = task::file(task::current(), call.fd).and_then(sock::of_file)
     {
-        emit::prio(emit::header(kind::LISTEN, &call.task), |to: *mut Endpoint| {
-            // SAFETY: reserved memory of this type.
-            unsafe { to.write(ends) };
-        });
+        emit::prio(
+            emit::header(kind::LISTEN, &call.task),
+            |to: *mut Endpoint| {
+                // SAFETY: reserved memory of this type.
+                unsafe { to.write(ends) };
+            },
+        );
     }
     file::done();
 }
@@ -110,7 +116,7 @@ pub fn release(ctx: &SockContext) {
         proto: 17,
         direction: direction::UNKNOWN,
         version: 0,
-        _pad: 0,
+        pad: 0,
     };
     emit::prio(emit::header(kind::SOCK_CLOSE, &own), |to: *mut Endpoint| {
         // SAFETY: reserved memory of this type.

@@ -43,7 +43,7 @@ pub fn event(ctx: &SockOpsContext) {
 /// Asks for a call at each change of this connection's state.
 #[inline(always)]
 fn watch_states(ctx: &SockOpsContext) {
-    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG).cast_signed());
 }
 
 #[inline(always)]
@@ -84,7 +84,12 @@ fn ends(ctx: &SockOpsContext) -> ([u8; 16], u16, [u8; 16], u16) {
         (words(local6), words(remote6))
     };
     // local_port is in host order, remote_port in network order (include/uapi/linux/bpf.h).
-    (local, ctx.local_port() as u16, remote, u32::from_be(ctx.remote_port()) as u16)
+    (
+        local,
+        ctx.local_port() as u16,
+        remote,
+        u32::from_be(ctx.remote_port()) as u16,
+    )
 }
 
 /// A connection that the agent asked for is there.
@@ -139,8 +144,16 @@ fn passive(ctx: &SockOpsContext) {
 /// A header for what a flow did.
 #[inline(always)]
 pub fn header(kind: u16, flow: &FlowState) -> Header {
-    let task = Task { start_ns: flow.start_ns, agent: flow.agent, ppid: flow.ppid };
-    Header { tgid: flow.tgid, uid: flow.uid, ..emit::bare_header(kind, &task) }
+    let task = Task {
+        start_ns: flow.start_ns,
+        agent: flow.agent,
+        ppid: flow.ppid,
+    };
+    Header {
+        tgid: flow.tgid,
+        uid: flow.uid,
+        ..emit::bare_header(kind, &task)
+    }
 }
 
 /// The two ends of a flow.
@@ -155,7 +168,7 @@ pub fn endpoint(cookie: u64, flow: &FlowState, proto: u8) -> Endpoint {
         proto,
         direction: flow.direction,
         version: flow.version,
-        _pad: 0,
+        pad: 0,
     }
 }
 
@@ -191,7 +204,7 @@ fn closed(ctx: &SockOpsContext) {
                 bytes_out: flow.bytes_out,
                 open_ns: flow.open_ns,
                 state: if established { close::ESTABLISHED } else { 0 },
-                _pad: 0,
+                pad: 0,
             });
         }
     });

@@ -3,12 +3,14 @@
 
 pub mod hooks;
 pub mod offsets;
+pub mod seed;
 pub mod support;
 pub mod syscalls;
 
 use std::{
     fs::File,
-    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    io,
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
 };
 
@@ -279,7 +281,7 @@ impl Probe {
         }
         let mut map: HashMap<_, InodeKey, u8> = self.map("SENSITIVE_INODES")?.try_into()?;
         for (dev, ino) in inodes {
-            map.insert(InodeKey { ino, dev, _pad: 0 }, 1, 0)
+            map.insert(InodeKey { ino, dev, pad: 0 }, 1, 0)
                 .context("too many sensitive files: at most 4096")?;
         }
         Ok(())
@@ -334,9 +336,16 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// Descriptors that become readable when there are records.
-    pub fn fds(&self) -> [RawFd; 2] {
-        [self.prio.as_raw_fd(), self.bulk.as_raw_fd()]
+    /// Descriptors of their own that become readable when there are records.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many open files.
+    pub fn fds(&self) -> io::Result<[OwnedFd; 2]> {
+        Ok([
+            self.prio.as_fd().try_clone_to_owned()?,
+            self.bulk.as_fd().try_clone_to_owned()?,
+        ])
     }
 
     /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.

@@ -46,7 +46,7 @@ pub fn cgroup2() -> Result<PathBuf> {
     }
 }
 
-/// Finds the mount in the text of mountinfo (proc_pid_mountinfo(5)).
+/// Finds the mount in the text of mountinfo (`proc_pid_mountinfo(5)`).
 fn cgroup2_in(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;

@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: what has to be there, then the scene itself.
 
+mod outside;
 mod scene;
 
 use anyhow::Result;

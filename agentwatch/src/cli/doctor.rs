@@ -1,0 +1,178 @@
+//! `agentwatch doctor`: what this kernel offers, what works, what does not and why.
+
+use std::{fs, path::Path, process::ExitCode};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::Output;
+use crate::probe::{Options, Probe, offsets, support};
+
+/// Say what works on this kernel, what does not and why.
+///
+/// Loads the kernel programs and attaches them for a moment. Exit status 0 only where agents can be
+/// watched and stopped.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// How it is written
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    /// Missing, and not needed for the main job.
+    Partial,
+    Missing,
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+struct Check {
+    what: String,
+    state: State,
+    detail: String,
+}
+
+fn check(what: &str, state: State, detail: impl Into<String>) -> Check {
+    Check { what: what.to_owned(), state, detail: detail.into() }
+}
+
+/// Runs `agentwatch doctor`.
+pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let checks = all();
+    match args.output {
+        Output::Json => {
+            for check in &checks {
+                super::print(&(serde_json::to_string(check)? + "\n"))?;
+            }
+        }
+        Output::Table => {
+            let width = checks.iter().map(|check| check.what.len()).max().unwrap_or(0);
+            for Check { what, state, detail } in &checks {
+                let mark = match state {
+                    State::Ok => "ok     ",
+                    State::Partial => "partial",
+                    State::Missing => "missing",
+                };
+                super::print(&format!("{mark}  {what:width$}  {detail}\n"))?;
+            }
+        }
+    }
+    let missing = checks.iter().filter(|check| check.state == State::Missing).count();
+    if args.output == Output::Table {
+        super::print(if missing == 0 {
+            "\nAgents can be watched and stopped on this kernel.\n"
+        } else {
+            "\nAgents cannot be watched here until what is missing is there.\n"
+        })?;
+    }
+    Ok(ExitCode::from(u8::from(missing > 0)))
+}
+
+fn all() -> Vec<Check> {
+    let mut checks = vec![check("kernel", State::Ok, support::release())];
+    checks.push(if support::is_root() {
+        check("root", State::Ok, "yes")
+    } else {
+        check("root", State::Missing, "programs are loaded into the kernel as root: sudo agentwatch doctor")
+    });
+    checks.push(btf());
+    checks.extend(cgroups());
+    let lsm = support::lsm();
+    checks.push(if lsm.split(',').any(|module| module == "bpf") {
+        check("LSM tier", State::Partial, "bpf is an active LSM; this version does not use it yet")
+    } else {
+        let list = if lsm.is_empty() { "not shown (securityfs is not mounted)" } else { &lsm };
+        check("LSM tier", State::Partial, format!("bpf is not among the active LSMs: {list}; nothing is denied, agents are killed"))
+    });
+    if support::is_root() {
+        checks.extend(programs());
+    }
+    checks
+}
+
+fn btf() -> Check {
+    match offsets::read(Path::new(offsets::BTF)) {
+        Ok(_) => check("BTF", State::Ok, format!("{}, every field that is needed is in it", offsets::BTF)),
+        Err(error) => check("BTF", State::Missing, format!("{error:#}")),
+    }
+}
+
+fn cgroups() -> Vec<Check> {
+    let mount = match support::cgroup2() {
+        Ok(mount) => mount,
+        Err(error) => return vec![check("cgroup v2", State::Missing, format!("{error:#}"))],
+    };
+    let mut checks = vec![check("cgroup v2", State::Ok, mount.display().to_string())];
+    // The root has neither file; look at one of our own making, where that is allowed.
+    let own = mount.join(format!("agentwatch-doctor-{}", std::process::id()));
+    if fs::create_dir(&own).is_ok() {
+        checks.push(if own.join("cgroup.kill").exists() {
+            check("kill", State::Ok, "cgroup.kill: the whole agent at once")
+        } else {
+            check("kill", State::Partial, "no cgroup.kill (before Linux 5.14): frozen, then killed one by one")
+        });
+        checks.push(if own.join("cgroup.freeze").exists() {
+            check("freeze", State::Ok, "cgroup.freeze")
+        } else {
+            check("freeze", State::Missing, "no cgroup.freeze (before Linux 5.2)")
+        });
+        let _ = fs::remove_dir(&own);
+    }
+    let left: Vec<String> = fs::read_dir(mount.join("agentwatch"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter(|entry| {
+            let pid = entry.file_name().to_string_lossy().rsplit('-').next().and_then(|pid| pid.parse::<u32>().ok());
+            pid.is_none_or(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+        })
+        .map(|entry| entry.path().display().to_string())
+        .collect();
+    if !left.is_empty() {
+        checks.push(check(
+            "left-over agents",
+            State::Partial,
+            format!("their agentwatch was killed, nobody watches them: {}", left.join(", ")),
+        ));
+    }
+    checks
+}
+
+/// Loads and attaches everything, and says how each went: those that went well together.
+fn programs() -> Vec<Check> {
+    let probe = match Probe::load(&Options::DEFAULT) {
+        Ok(probe) => probe,
+        Err(error) => return vec![check("kernel programs", State::Missing, format!("{error:#}"))],
+    };
+    let mut checks = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for capability in &probe.capabilities {
+        let gives = capability.gives.as_str();
+        if seen.contains(&gives) {
+            continue;
+        }
+        seen.push(gives);
+        let of_it: Vec<_> = probe.capabilities.iter().filter(|c| c.gives == gives).collect();
+        let missing: Vec<String> = of_it
+            .iter()
+            .filter_map(|c| c.missing.as_ref().map(|reason| format!("{}: {reason}", c.hook)))
+            .collect();
+        checks.push(if missing.is_empty() {
+            let hook = match of_it[..] {
+                [one] => one.hook.clone(),
+                _ => format!("{} hooks", of_it.len()),
+            };
+            check(gives, State::Ok, format!("tracepoint tier, {hook}"))
+        } else {
+            check(gives, State::Partial, missing.join("; "))
+        });
+    }
+    checks
+}

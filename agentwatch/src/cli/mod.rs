@@ -1,0 +1,77 @@
+//! The command line: parse and dispatch, a file for each verb.
+
+pub mod doctor;
+pub mod policy;
+pub mod replay;
+pub mod run;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// The exit status where agentwatch itself failed.
+pub const OWN_FAILURE: u8 = 125;
+
+/// A monitor and kill switch for AI agents.
+///
+/// Watches what an agent does from the kernel, finds what it should not do, and stops it.
+#[derive(Debug, Parser)]
+#[command(name = "agentwatch", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(run::RunArgs),
+    Record(run::RecordArgs),
+    Replay(replay::ReplayArgs),
+    Policy(policy::PolicyArgs),
+    Doctor(doctor::DoctorArgs),
+}
+
+/// How something is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// One object a line; a stable contract.
+    Json,
+}
+
+/// Runs what the command line says.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Record(args) => run::record(args),
+        Verb::Replay(args) => replay::run(&args),
+        Verb::Policy(args) => policy::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("agentwatch: {error:#}");
+        ExitCode::from(OWN_FAILURE)
+    })
+}
+
+/// Whether standard output takes colours.
+pub fn colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// Writes to standard output. A reader that has enough (`| head`) ends the program quietly.
+///
+/// # Errors
+///
+/// When it cannot be written for another reason.
+pub fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => Ok(other?),
+    }
+}

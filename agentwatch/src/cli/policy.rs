@@ -1,0 +1,170 @@
+//! `agentwatch policy`: checks policies and shows what they come to.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::Output;
+use crate::{policy::Policy, text::escape};
+
+/// Check policies, and show what they come to.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Say whether policies are right, and where they are not.
+    ///
+    /// Exit status 1 where one is not.
+    Check {
+        /// The policies
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// How it is written
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Print a policy with everything that it leaves out.
+    Show {
+        /// The policy [default: the one that ships]
+        file: Option<PathBuf>,
+        /// How it is written
+        #[arg(short, long, value_enum, default_value_t = Format::Yaml)]
+        output: Format,
+    },
+}
+
+/// How a policy is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// As policies are.
+    Yaml,
+    /// One object.
+    Json,
+}
+
+/// Runs `agentwatch policy`.
+pub fn run(args: &PolicyArgs) -> Result<ExitCode> {
+    match &args.verb {
+        Verb::Check { files, output } => {
+            let mut right = true;
+            for file in files {
+                let (ok, said) = check(file, *output);
+                super::print(&said)?;
+                right &= ok;
+            }
+            Ok(if right {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }
+        Verb::Show { file, output } => {
+            let policy = file
+                .as_deref()
+                .map_or_else(|| Ok(Policy::default()), Policy::load)?;
+            super::print(&match output {
+                Format::Yaml => serde_saphyr::to_string(&policy)?,
+                Format::Json => serde_json::to_string(&policy)? + "\n",
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Whether a policy is right, and what there is to say about it.
+fn check(file: &Path, output: Output) -> (bool, String) {
+    let result = Policy::load(file);
+    let name = escape(file.as_os_str().as_encoded_bytes());
+    let said = match (output, &result) {
+        (Output::Json, Ok(policy)) => {
+            json!({"file": name, "ok": true, "warnings": policy.warnings}).to_string()
+        }
+        (Output::Json, Err(error)) => {
+            json!({"file": name, "ok": false, "error": error}).to_string()
+        }
+        (Output::Table, Ok(policy)) => {
+            let warnings = policy
+                .warnings
+                .iter()
+                .map(|w| format!("{name}: warning: {w}\n"));
+            warnings.chain([format!("{name}: ok")]).collect()
+        }
+        (Output::Table, Err(error)) => error.to_string(),
+    };
+    (result.is_ok(), said + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn checked(text: &str, output: Output) -> (bool, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("p.yaml");
+        fs::write(&file, text).unwrap();
+        let (ok, said) = check(&file, output);
+        (
+            ok,
+            said.replace(&format!("{}/", folder.path().display()), ""),
+        )
+    }
+
+    const GOOD: &str = "apiVersion: agentwatch/v1\nkind: Policy\n";
+    const COSTLY: &str = "apiVersion: agentwatch/v1\nkind: Policy\nsensitive_paths: [/data/**]\n";
+    const BAD: &str = "apiVersion: agentwatch/v1\nkind: Policy\nmod: enforce\n";
+
+    #[test]
+    fn said_to_people() {
+        assert_eq!(checked(GOOD, Output::Table), (true, "p.yaml: ok\n".into()));
+        assert_eq!(
+            checked(COSTLY, Output::Table),
+            (
+                true,
+                "p.yaml: warning: sensitive_paths: `/data/**` has no fixed name among its last \
+                 three components, so the kernel sends every open for reading; this costs more\n\
+                 p.yaml: ok\n"
+                    .into()
+            )
+        );
+        assert_eq!(
+            checked(BAD, Output::Table),
+            (
+                false,
+                "p.yaml:3:1: unknown field `mod`; did you mean `mode`?\n  |\n3 | mod: enforce\n  | ^\n"
+                    .into()
+            )
+        );
+    }
+
+    #[test]
+    fn said_to_programs() {
+        assert_eq!(
+            checked(GOOD, Output::Json),
+            (
+                true,
+                "{\"file\":\"p.yaml\",\"ok\":true,\"warnings\":[]}\n".into()
+            )
+        );
+        let (ok, said) = checked(BAD, Output::Json);
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert!(!ok);
+        assert_eq!(
+            said,
+            json!({"file": "p.yaml", "ok": false, "error": {
+                "line": 3, "column": 1,
+                "message": "unknown field `mod`; did you mean `mode`?"
+            }})
+        );
+    }
+}

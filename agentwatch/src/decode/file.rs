@@ -1,0 +1,157 @@
+//! Records of files: what path is meant.
+
+use agentwatch_common::file::{self, Touched, op, state};
+
+use super::{
+    DecodeError,
+    bytes::{Reader, Wire, reversed_path},
+};
+use crate::{
+    event::{File, FileOp, Inode, PathSource},
+    text::escape,
+};
+
+// SAFETY: a `repr(C)` structure of integers and byte arrays, asserted to have no padding.
+unsafe impl Wire for file::FileOp {}
+
+pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
+    let file::FileOp {
+        target,
+        second,
+        size,
+        result,
+        open_flags,
+        mode,
+        state: bits,
+        op,
+        path_len,
+        base_len,
+        name_len,
+        base2_len,
+        name2_len,
+        pad: _,
+    } = reader.take()?;
+    let resolved = reader.bytes(path_len)?;
+    let base = reader.bytes(base_len)?;
+    let name = reader.bytes(name_len)?;
+    let base2 = reader.bytes(base2_len)?;
+    let name2 = reader.bytes(name2_len)?;
+    let op = operation(op)?;
+
+    let by_caller = join(base, name);
+    // The second name is always the caller's: nothing tells of a name that is to be.
+    let path2 = (!name2.is_empty()).then(|| join(base2, name2));
+    // The kernel changes up to two inodes: which is which, their names tell.
+    let (own, other) = assign(&target, &second, name, name2, op);
+    let by_inode = bits & state::PATH_OF_INODE != 0;
+    let by_kernel = !resolved.is_empty() && (!by_inode || (own.ino == target.ino && is_leaf(&target, name)));
+    let (path, path_source) = if op == FileOp::Symlink {
+        (escape(name), PathSource::Caller)
+    } else if by_kernel {
+        (reversed_path(resolved, false), PathSource::Kernel)
+    } else {
+        (by_caller, PathSource::Caller)
+    };
+    Ok(File {
+        op,
+        result,
+        path,
+        path_source,
+        path2,
+        inode: inode(own),
+        replaced: inode(other),
+        nlink: own.nlink,
+        file_mode: own.mode,
+        mode,
+        flags: open_flags,
+        size,
+        created: bits & state::CREATED != 0,
+        write: bits & state::WRITE != 0,
+    })
+}
+
+fn operation(value: u16) -> Result<FileOp, DecodeError> {
+    Ok(match value {
+        op::OPEN => FileOp::Open,
+        op::UNLINK => FileOp::Unlink,
+        op::RMDIR => FileOp::Rmdir,
+        op::RENAME => FileOp::Rename,
+        op::CHMOD => FileOp::Chmod,
+        op::TRUNCATE => FileOp::Truncate,
+        op::MKDIR => FileOp::Mkdir,
+        op::LINK => FileOp::Link,
+        op::SYMLINK => FileOp::Symlink,
+        other => return Err(DecodeError::Value { what: "a file operation", value: u64::from(other) }),
+    })
+}
+
+/// Which of the changed inodes the call was about, and which a rename replaced.
+fn assign<'a>(
+    first: &'a Touched,
+    second: &'a Touched,
+    name: &[u8],
+    name2: &[u8],
+    op: FileOp,
+) -> (&'a Touched, &'a Touched) {
+    if op != FileOp::Rename {
+        return (first, second);
+    }
+    let old = |touched: &Touched| is_leaf(touched, name);
+    let new = |touched: &Touched| is_leaf(touched, name2);
+    // tmpfs tells of the replaced file first, ext4 of the renamed one.
+    if second.ino != 0 && new(first) && old(second) && !(old(first) && new(second)) {
+        (second, first)
+    } else {
+        (first, second)
+    }
+}
+
+/// Whether an inode's name is the last component of a string.
+fn is_leaf(touched: &Touched, name: &[u8]) -> bool {
+    let len = usize::try_from(touched.leaf_len).unwrap_or(usize::MAX);
+    let kept = len.min(touched.leaf.len());
+    let leaf = name.rsplit(|b| *b == b'/').find(|c| !c.is_empty()).unwrap_or(&[]);
+    len > 0 && leaf.len() == len && leaf[..kept.min(leaf.len())] == touched.leaf[..kept]
+}
+
+fn inode(touched: &Touched) -> Option<Inode> {
+    (touched.ino != 0).then_some(Inode { dev: touched.dev, ino: touched.ino })
+}
+
+/// The path that a name means below a base (leaf first), without `.` and `..`. Symbolic links are
+/// not followed: nothing here may look at a file system.
+fn join(base: &[u8], name: &[u8]) -> String {
+    let mut parts: Vec<&[u8]> = base.split(|b| *b == b'/').rev().filter(|c| !c.is_empty()).collect();
+    for component in name.split(|b| *b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop();
+            }
+            other => parts.push(other),
+        }
+    }
+    if parts.is_empty() {
+        return "/".to_owned();
+    }
+    let mut out = String::with_capacity(base.len() + name.len() + 1);
+    for part in parts {
+        out.push('/');
+        out.push_str(&escape(part));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_joined_without_dots() {
+        assert_eq!(join(b"b/a/", b"c"), "/a/b/c");
+        assert_eq!(join(b"b/a/", b"../c/./d//e"), "/a/c/d/e");
+        assert_eq!(join(b"", b"/../../x"), "/x");
+        assert_eq!(join(b"", b"/"), "/");
+        assert_eq!(join(b"jail/srv/", b"/etc/passwd"), "/srv/jail/etc/passwd");
+    }
+}

@@ -1,0 +1,228 @@
+//! Bytes → [`Event`]. Pure and total: any bytes give an event or an error, never a panic, and nothing
+//! is read that is not there.
+
+mod bytes;
+mod file;
+mod flow;
+
+use agentwatch_common::{exec, header::Header, header::flag, kind, loss, process};
+
+use crate::event::{AgentInfo, Event, Exec, Exit, Inode, Kind, ProcessKey, Seed, Tally};
+use bytes::{Reader, Wire, reversed_path, words};
+
+/// Why bytes are not an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The record ends before its payload does.
+    #[error("the record ends too early: {need} bytes are needed at offset {at} of {len}")]
+    Short {
+        /// Where.
+        at: usize,
+        /// How many bytes.
+        need: usize,
+        /// Bytes of the record.
+        len: usize,
+    },
+    /// The length in the header is not that of the record.
+    #[error("the header says {said} bytes, the record has {len}")]
+    Length {
+        /// In the header.
+        said: u32,
+        /// In truth.
+        len: usize,
+    },
+    /// A kind that this version does not know.
+    #[error("records of kind {0} are not known to this version")]
+    Kind(u16),
+    /// A value that has no meaning.
+    #[error("{what} cannot be {value}")]
+    Value {
+        /// Which.
+        what: &'static str,
+        /// The value.
+        value: u64,
+    },
+}
+
+/// Decodes one record.
+///
+/// # Errors
+///
+/// When the bytes are not a whole record of a kind that is known.
+pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
+    let mut reader = Reader::new(record);
+    let header: Header = reader.take()?;
+    let Header { len, kind, flags, time_ns, start_ns, cgroup, agent, tgid, tid, ppid, uid, gid, comm } = header;
+    if usize::try_from(len) != Ok(record.len()) {
+        return Err(DecodeError::Length { said: len, len: record.len() });
+    }
+    let kind = payload(kind, flags, ppid, &mut reader)?;
+    Ok(Event {
+        time_ns,
+        agent,
+        process: ProcessKey { pid: tgid, start_ns },
+        tid,
+        ppid,
+        uid,
+        gid,
+        cgroup,
+        comm: bytes::until_nul(&comm),
+        partial: flags & !flag::USER != 0,
+        kind,
+    })
+}
+
+fn payload(
+    kind: u16,
+    flags: u16,
+    ppid: u32,
+    reader: &mut Reader<'_>,
+) -> Result<Kind, DecodeError> {
+    Ok(match kind {
+        kind::EXEC => Kind::Exec(Box::new(exec_event(reader, flags)?)),
+        kind::FORK => {
+            let process::Fork { parent_start_ns, child_cgroup: _ } = reader.take()?;
+            Kind::Fork { parent: ProcessKey { pid: ppid, start_ns: parent_start_ns } }
+        }
+        kind::EXIT => Kind::Exit(exit(reader)?),
+        kind::CGROUP_MOVE => {
+            let process::CgroupMove { to, to_agent, moved } = reader.take()?;
+            Kind::CgroupMove { moved, to, to_agent }
+        }
+        kind::CONNECT => Kind::Connect(Box::new(flow::connect(reader)?)),
+        kind::ACCEPT => Kind::Accept(flow::endpoint(reader)?),
+        kind::LISTEN => Kind::Listen(flow::endpoint(reader)?),
+        kind::FLOW_OPEN => Kind::FlowOpen(flow::endpoint(reader)?),
+        kind::FLOW_DATA => Kind::FlowData(Box::new(flow::data(reader)?)),
+        kind::FLOW_CLOSE => Kind::FlowClose(flow::close(reader)?),
+        kind::FILE => Kind::File(Box::new(file::file(reader)?)),
+        kind::SEED => Kind::Seed(Box::new(seed(reader)?)),
+        kind::AGENT => Kind::Agent(Box::new(agent(reader)?)),
+        kind::TALLY => Kind::Tally(Box::new(tally(reader)?)),
+        // SOCK_CLOSE never leaves the source.
+        other => return Err(DecodeError::Kind(other)),
+    })
+}
+
+fn exec_event(reader: &mut Reader<'_>, flags: u16) -> Result<Exec, DecodeError> {
+    let exec::Exec {
+        ino,
+        argv_total,
+        dev,
+        nlink,
+        argc,
+        mode: _,
+        path_len,
+        cwd_len,
+        filename_len,
+        interp_len,
+        argv_len,
+        pad: _,
+    } = reader.take()?;
+    let path = reversed_path(reader.bytes(path_len)?, flags & flag::PATH_CUT != 0);
+    let cwd = reversed_path(reader.bytes(cwd_len)?, flags & flag::BASE_CUT != 0);
+    let filename = bytes::text(reader.bytes(filename_len)?);
+    let interpreter = bytes::text(reader.bytes(interp_len)?);
+    let argv = words(reader.bytes(argv_len)?, usize::try_from(argc).unwrap_or(usize::MAX));
+    Ok(Exec {
+        path,
+        filename,
+        interpreter,
+        argv,
+        argv_total,
+        argv_cut: flags & flag::ARGV_CUT != 0,
+        cwd,
+        file: Inode { dev, ino },
+        nlink,
+    })
+}
+
+/// Splits a status as wait(2) has it.
+fn exit(reader: &mut Reader<'_>) -> Result<Exit, DecodeError> {
+    let process::Exit { utime_ns, stime_ns, status, pad: _ } = reader.take()?;
+    let signal = (status & 0x7f) as u8;
+    Ok(Exit {
+        code: (signal == 0).then_some((status >> 8 & 0xff) as u8),
+        signal: (signal != 0).then_some(signal),
+        utime_ns,
+        stime_ns,
+    })
+}
+
+fn seed(reader: &mut Reader<'_>) -> Result<Seed, DecodeError> {
+    let process::Seed { member, path_len, cwd_len, argv_len, pad: _ } = reader.take()?;
+    Ok(Seed {
+        member: member != 0,
+        path: bytes::text(reader.bytes(path_len)?),
+        cwd: bytes::text(reader.bytes(cwd_len)?),
+        argv: words(reader.bytes(argv_len)?, usize::MAX),
+    })
+}
+
+fn agent(reader: &mut Reader<'_>) -> Result<AgentInfo, DecodeError> {
+    let process::AgentInfo { cgroup, wall_offset_ns, name_len, cgroup_len, workspace_len, pad: _ } =
+        reader.take()?;
+    Ok(AgentInfo {
+        name: bytes::text(reader.bytes(name_len)?),
+        cgroup_path: bytes::text(reader.bytes(cgroup_len)?),
+        cgroup,
+        workspace: match reader.bytes(workspace_len)? {
+            [] => None,
+            bytes => Some(bytes::text(bytes)),
+        },
+        wall_offset_ns,
+    })
+}
+
+/// The reasons of a loss, from [`loss::counter::LOST_FIRST`] on.
+pub const LOSS_REASONS: [&str; 8] = [
+    "urgent ring full",
+    "bulk ring full",
+    "too many calls in flight",
+    "too many flows",
+    "no scratch memory",
+    "reserved",
+    "reserved",
+    "reserved",
+];
+
+fn tally(reader: &mut Reader<'_>) -> Result<Tally, DecodeError> {
+    Ok(Tally::from(&reader.take::<loss::Tally>()?))
+}
+
+impl From<&loss::Tally> for Tally {
+    fn from(tally: &loss::Tally) -> Self {
+        let loss::Tally { emitted, delivered, lost, cut, faults, untagged, opens_read, opens_write } = *tally;
+        Self {
+            emitted,
+            delivered,
+            lost: LOSS_REASONS.into_iter().zip(lost).filter(|(_, n)| *n > 0).collect(),
+            cut,
+            faults,
+            untagged,
+            opens_read,
+            opens_write,
+        }
+    }
+}
+
+// SAFETY: `repr(C)` structures of integers and byte arrays, asserted to have no padding: every bit
+// pattern is a value.
+unsafe impl Wire for Header {}
+// SAFETY: as above.
+unsafe impl Wire for exec::Exec {}
+// SAFETY: as above.
+unsafe impl Wire for process::Fork {}
+// SAFETY: as above.
+unsafe impl Wire for process::Exit {}
+// SAFETY: as above.
+unsafe impl Wire for process::CgroupMove {}
+// SAFETY: as above.
+unsafe impl Wire for process::Seed {}
+// SAFETY: as above.
+unsafe impl Wire for process::AgentInfo {}
+// SAFETY: as above.
+unsafe impl Wire for loss::Tally {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! The detectors: from events and what is known, to findings. Pure: no clock but the events', no
+//! input or output, so that a recording gives the same findings again.
+
+pub mod mass_deletion;
+pub mod reverse_tunnel;
+
+use crate::{
+    enrich::{Before, World},
+    event::{Event, ProcessKey},
+    finding::{Evidence, Severity, Technique},
+    policy::Policy,
+};
+
+/// What a detector says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detection {
+    /// The detector's stable id.
+    pub detector: &'static str,
+    /// How bad.
+    pub severity: Severity,
+    /// MITRE ATT&CK.
+    pub techniques: Vec<Technique>,
+    /// A sentence that a person can act on.
+    pub message: String,
+    /// Who.
+    pub process: ProcessKey,
+    /// The events that it rests on, in order.
+    pub evidence: Vec<Evidence>,
+    /// What tells this cause from others of the same detector: one finding for each.
+    pub cause: String,
+}
+
+/// All detectors, with their state.
+#[derive(Default)]
+pub struct Detectors {
+    reverse_tunnel: reverse_tunnel::ReverseTunnel,
+    mass_deletion: mass_deletion::MassDeletion,
+}
+
+impl Detectors {
+    /// Shows an event to every detector that the policy has on.
+    pub fn observe(
+        &mut self,
+        event: &Event,
+        before: Before,
+        world: &World,
+        policy: &Policy,
+    ) -> Vec<Detection> {
+        let mut found = Vec::new();
+        if policy.detectors.reverse_tunnel.enabled {
+            self.reverse_tunnel.observe(event, world, policy, &mut found);
+        }
+        if policy.detectors.mass_deletion.enabled {
+            self.mass_deletion.observe(event, before, world, policy, &mut found);
+        }
+        found
+    }
+}
+
+/// Evidence from an event.
+fn evidence(event: &Event, what: String) -> Evidence {
+    Evidence {
+        time_ns: event.time_ns,
+        kind: event.kind.name().to_owned(),
+        pid: event.process.pid,
+        what,
+    }
+}

@@ -1,0 +1,113 @@
+//! The flows that are open: whose, where to, and how they began.
+
+use std::collections::HashMap;
+
+use crate::event::{Direction, Endpoint, Event, Kind, ProcessKey, Protocol, Trigger};
+
+/// Most flows that are kept; further ones are not known to the detectors.
+const FLOWS: usize = 64 * 1024;
+/// Most bytes kept of each direction.
+const HEAD: usize = 256;
+
+/// A flow.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// Its ends.
+    pub endpoint: Endpoint,
+    /// The process that opened or took it.
+    pub owner: ProcessKey,
+    /// When it was asked for, `CLOCK_BOOTTIME` nanoseconds.
+    pub since_ns: u64,
+    /// What its process had got last when it asked for it.
+    pub trigger: Option<Trigger>,
+    /// The first bytes in.
+    pub head_in: Vec<u8>,
+    /// The first bytes out.
+    pub head_out: Vec<u8>,
+    /// One side said `SSH-`.
+    pub ssh: bool,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Flows {
+    open: HashMap<(u32, u64), Flow>,
+}
+
+impl Flows {
+    /// Takes an event in.
+    pub fn observe(&mut self, event: &Event) {
+        match &event.kind {
+            Kind::Connect(connect) => {
+                self.insert(event, connect.endpoint, connect.trigger.clone());
+            }
+            Kind::Accept(endpoint) | Kind::FlowOpen(endpoint) => {
+                match self.open.get_mut(&(event.agent, endpoint.cookie)) {
+                    Some(flow) => {
+                        flow.endpoint = *endpoint;
+                        if event.process.pid != 0 {
+                            flow.owner = event.process;
+                        }
+                    }
+                    None => self.insert(event, *endpoint, None),
+                }
+            }
+            Kind::FlowData(data) => {
+                let key = (event.agent, data.endpoint.cookie);
+                if !self.open.contains_key(&key) {
+                    self.insert(event, data.endpoint, None);
+                }
+                if let Some(flow) = self.open.get_mut(&key) {
+                    let head = match data.direction {
+                        Direction::Out => &mut flow.head_out,
+                        _ => &mut flow.head_in,
+                    };
+                    let room = HEAD.saturating_sub(head.len());
+                    head.extend(data.data.iter().take(room));
+                    flow.ssh |= is_ssh_banner(data.offset, &data.data);
+                }
+            }
+            Kind::FlowClose(close) => {
+                self.open.remove(&(event.agent, close.endpoint.cookie));
+            }
+            _ => {}
+        }
+    }
+
+    fn insert(&mut self, event: &Event, endpoint: Endpoint, trigger: Option<Trigger>) {
+        if self.open.len() >= FLOWS {
+            return;
+        }
+        self.open.insert(
+            (event.agent, endpoint.cookie),
+            Flow {
+                endpoint,
+                owner: event.process,
+                since_ns: event.time_ns,
+                trigger,
+                head_in: Vec::new(),
+                head_out: Vec::new(),
+                ssh: false,
+            },
+        );
+    }
+
+    /// An agent's flow by its cookie.
+    pub fn get(&self, agent: u32, cookie: u64) -> Option<&Flow> {
+        self.open.get(&(agent, cookie))
+    }
+
+    /// The TCP connections that an agent opened and that are there now.
+    pub fn opened_by(&self, agent: u32) -> impl Iterator<Item = &Flow> {
+        self.open.iter().filter(move |((owner, _), _)| *owner == agent).map(|(_, flow)| flow).filter(
+            |flow| {
+                flow.endpoint.direction == Direction::Out && flow.endpoint.protocol == Protocol::Tcp
+            },
+        )
+    }
+}
+
+/// Whether these are the first bytes of SSH (RFC 4253, 4.2): each side begins so.
+pub fn is_ssh_banner(offset: u64, data: &[u8]) -> bool {
+    offset == 0 && data.starts_with(b"SSH-")
+}

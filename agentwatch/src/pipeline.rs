@@ -1,0 +1,102 @@
+//! The way of an event, on one screen.
+
+use bytes::Bytes;
+
+use crate::{
+    decode,
+    detect::{Detection, Detectors},
+    enrich::World,
+    event::{Event, FileOp, Kind, ProcessKey},
+    finding::{Finding, Response},
+    policy::Policy,
+    respond::{self, cgroup::AgentCgroup},
+};
+
+/// Everything after `source`.
+pub struct Pipeline {
+    policy: Policy,
+    /// What is known by now.
+    pub world: World,
+    detectors: Detectors,
+    /// Records that could not be decoded: made by another version, or damaged.
+    pub undecodable: u64,
+}
+
+/// Where events and findings go.
+pub trait Sink {
+    /// Something happened.
+    fn event(&mut self, event: &Event, world: &World);
+    /// Something was found, and what was done about it.
+    fn finding(&mut self, finding: &Finding);
+    /// The cgroup that may be acted upon, `None` in a replay.
+    fn cgroup(&self) -> Option<&AgentCgroup>;
+    /// The agent's processes that are alive; asked once its cgroup is empty.
+    fn survivors(&self, agent: u32) -> Vec<ProcessKey>;
+}
+
+impl Pipeline {
+    /// Begins with nothing known.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, world: World::default(), detectors: Detectors::default(), undecodable: 0 }
+    }
+
+    /// Takes one record all the way.
+    pub fn step(&mut self, record: &Bytes, sink: &mut impl Sink) {
+        let Ok(event) = decode::decode(record) else {
+            self.undecodable += 1;
+            return;
+        };
+        // The kernel looks at the last components of a path only; the policy at all of it.
+        if let Kind::File(file) = &event.kind
+            && file.op == FileOp::Open
+            && !file.write
+            && file.result >= 0
+            && !self.policy.sensitive.matches(&file.path)
+        {
+            return;
+        }
+        let before = self.world.observe(&event);
+        let found = self.detectors.observe(&event, before, &self.world, &self.policy);
+        for detection in found {
+            let requested = respond::requested(&self.policy, detection.detector, detection.severity);
+            let response = respond::respond(&self.policy, requested, event.time_ns, sink.cgroup(), || {
+                sink.survivors(event.agent)
+            });
+            let finding = self.finding(&event, detection, response);
+            sink.finding(&finding);
+        }
+        sink.event(&event, &self.world);
+    }
+
+    fn finding(&self, event: &Event, detection: Detection, response: Response) -> Finding {
+        let Detection { detector, severity, techniques, message, process, evidence, cause } = detection;
+        let agent = self.world.agent_name(event.agent);
+        let (process, ancestry) = self.world.processes.chain(process);
+        Finding {
+            id: finding_id(&agent, detector, &cause, event.time_ns),
+            time_ns: event.time_ns,
+            agent,
+            detector,
+            severity,
+            techniques,
+            message,
+            process,
+            ancestry,
+            evidence,
+            response,
+        }
+    }
+}
+
+/// The same events give the same id: FNV-1a of what tells findings apart.
+fn finding_id(agent: &str, detector: &str, cause: &str, time_ns: u64) -> String {
+    let time = time_ns.to_le_bytes();
+    let parts: [&[u8]; 4] = [agent.as_bytes(), detector.as_bytes(), cause.as_bytes(), &time];
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for part in parts {
+        for byte in part.iter().chain(&[0xff]) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    format!("f-{hash:016x}")
+}

@@ -1,0 +1,290 @@
+//! The account of a run: one page of what an agent did. `agentwatch run` makes it while it watches,
+//! `agentwatch report` from the history, both from the same rows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    path::Path,
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::notice;
+use crate::{
+    event::Tally,
+    finding::Finding,
+    store::{Stats, row::Row},
+};
+
+mod text;
+
+/// Most different things that are kept of each sort; of the rest only the number is.
+const KEPT: usize = 1024;
+
+/// What an agent did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Account {
+    /// The agent's name.
+    pub agent: String,
+    /// The command.
+    pub command: Vec<String>,
+    /// The run's id, where there is a history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// How it ended.
+    pub ended: Ended,
+    /// From the first to the last event, nanoseconds.
+    pub duration_ns: u64,
+    /// Processes that were seen.
+    pub processes: u64,
+    /// Programs that were started, by path of the binary.
+    pub programs: BTreeMap<String, u64>,
+    /// Peers, by protocol, direction and address.
+    pub peers: BTreeMap<String, Peer>,
+    /// Sockets that listened.
+    pub listening: BTreeSet<String>,
+    /// What was done to files.
+    pub files: Files,
+    /// Files read that the policy calls sensitive.
+    pub sensitive_reads: BTreeSet<String>,
+    /// What was found.
+    pub findings: Vec<Found>,
+    /// Processes that the command left running, and that were ended.
+    pub left_running: usize,
+    /// What was sent and lost.
+    pub events: Tally,
+    /// Events in the history, and not in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<Kept>,
+    #[serde(skip)]
+    seen: HashSet<(u32, u64)>,
+    #[serde(skip)]
+    times: Option<(i64, i64)>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Ended {
+    /// The command's exit status, 128 + N for signal N; `None` where it is not known.
+    pub exit_status: Option<i32>,
+    /// The finding for which agentwatch killed the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub killed_by: Option<String>,
+    /// It runs still, or agentwatch was killed.
+    pub open: bool,
+}
+
+/// What was said with a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Peer {
+    /// Connections, or UDP sockets.
+    pub flows: u64,
+    /// Of these, those that were refused or had no answer.
+    pub failed: u64,
+    /// Payload bytes in.
+    pub bytes_in: u64,
+    /// Payload bytes out.
+    pub bytes_out: u64,
+}
+
+/// What was done to files. Failed calls do not count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Files {
+    /// Made.
+    pub created: u64,
+    /// Opened for writing.
+    pub written: u64,
+    /// Deleted.
+    pub deleted: u64,
+    /// Renamed.
+    pub renamed: u64,
+    /// Mode changed.
+    pub mode_changed: u64,
+    /// Cut or extended.
+    pub truncated: u64,
+    /// How many changes below which folder.
+    pub folders: BTreeMap<String, u64>,
+}
+
+/// A finding in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// Its id.
+    pub id: String,
+    /// How bad.
+    pub severity: String,
+    /// The detector.
+    pub detector: String,
+    /// What.
+    pub message: String,
+    /// What was done.
+    pub done: String,
+}
+
+/// The history's part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// The folder.
+    pub dir: String,
+    /// Events in it.
+    pub stored: u64,
+    /// Events that are missing in it.
+    pub dropped: u64,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Account {
+    /// Begins an account.
+    pub fn new(agent: &str, command: &[String]) -> Self {
+        Self { agent: agent.to_owned(), command: command.to_vec(), ..Self::default() }
+    }
+
+    /// Takes an event in.
+    pub fn observe(&mut self, row: &Row) {
+        if row.kind == "seed" && !row.is("member") {
+            return; // an ancestor of the agent, from before
+        }
+        let (first, _) = self.times.unwrap_or((row.time_ns, row.time_ns));
+        self.times = Some((first, row.time_ns));
+        self.duration_ns = u64::try_from(row.time_ns - first).unwrap_or(0);
+        if row.pid != 0 && (self.seen.len() < 64 * KEPT) && self.seen.insert((row.pid, row.start_ns)) {
+            self.processes += 1;
+        }
+        match row.kind.as_str() {
+            "exec" => count(&mut self.programs, row.path.as_deref().unwrap_or("?")),
+            "listen" => {
+                if self.listening.len() < KEPT {
+                    self.listening.extend(row.local.clone());
+                }
+            }
+            "flow_close" => self.flow(row),
+            _ if row.path.is_some() => self.file(row),
+            _ => {}
+        }
+    }
+
+    fn flow(&mut self, row: &Row) {
+        let protocol = row.protocol.as_deref().unwrap_or("?");
+        // A peer that came in has a port of no meaning; the one it came to has.
+        let key = match (row.direction.as_deref(), &row.local, &row.remote) {
+            (Some("in"), Some(local), _) => format!("{protocol} in  {local}"),
+            (_, _, Some(remote)) => format!("{protocol} out {remote}"),
+            _ => return,
+        };
+        if self.peers.len() >= KEPT && !self.peers.contains_key(&key) {
+            return;
+        }
+        let Peer { flows, failed, bytes_in, bytes_out } = self.peers.entry(key).or_default();
+        *flows += 1;
+        *failed += u64::from(!row.is("established"));
+        *bytes_in += row.bytes_in.unwrap_or(0);
+        *bytes_out += row.bytes_out.unwrap_or(0);
+    }
+
+    fn file(&mut self, row: &Row) {
+        let path = row.path.as_deref().unwrap_or_default();
+        if row.result.is_some_and(|result| result < 0) {
+            return;
+        }
+        let files = &mut self.files;
+        let counter = match row.kind.as_str() {
+            "open" if row.is("created") => &mut files.created,
+            // Devices and pipes hold nothing.
+            "open" if row.is("write") && !path.starts_with("/dev/") => &mut files.written,
+            "open" if !row.is("write") => {
+                if self.sensitive_reads.len() < KEPT {
+                    self.sensitive_reads.insert(path.to_owned());
+                }
+                return;
+            }
+            "unlink" | "rmdir" => &mut files.deleted,
+            "mkdir" | "link" | "symlink" => &mut files.created,
+            "rename" => &mut files.renamed,
+            "chmod" => &mut files.mode_changed,
+            "truncate" => &mut files.truncated,
+            _ => return,
+        };
+        *counter += 1;
+        let changed = match row.kind.as_str() {
+            "link" | "symlink" => row.path2.as_deref().unwrap_or(path),
+            _ => path,
+        };
+        let folder = changed.rsplit_once('/').map_or("/", |(folder, _)| if folder.is_empty() { "/" } else { folder });
+        count(&mut files.folders, folder);
+    }
+
+    /// Takes a finding in.
+    pub fn finding(&mut self, finding: &Finding) {
+        self.findings.push(Found {
+            id: finding.id.clone(),
+            severity: finding.severity.to_string(),
+            detector: finding.detector.to_owned(),
+            message: finding.message.clone(),
+            done: notice::done(&finding.response),
+        });
+    }
+
+    /// Takes a finding of the history in.
+    pub fn stored_finding(&mut self, finding: &Value) {
+        let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+        self.findings.push(Found {
+            id: text("id"),
+            severity: text("severity"),
+            detector: text("detector"),
+            message: text("message"),
+            done: serde_json::from_value(finding["response"].clone())
+                .map(|response| notice::done(&response))
+                .unwrap_or_default(),
+        });
+    }
+
+    /// Says what was sent and lost.
+    pub fn tally(&mut self, tally: &Tally) {
+        self.events = tally.clone();
+    }
+
+    /// Says how many processes were left running, and ended.
+    pub fn left(&mut self, processes: usize) {
+        self.left_running = processes;
+    }
+
+    /// Says where the history is.
+    pub fn history(&mut self, dir: &Path, run: &str, stats: &Stats) {
+        let Stats { stored, dropped, error } = stats;
+        self.run = Some(run.to_owned());
+        self.history = Some(Kept {
+            dir: dir.display().to_string(),
+            stored: *stored,
+            dropped: *dropped,
+            error: error.clone(),
+        });
+    }
+
+    /// Says how it ended.
+    pub fn ended(&mut self, exit_status: Option<i32>, killed_by: Option<&str>) {
+        self.ended = Ended { exit_status, killed_by: killed_by.map(str::to_owned), open: false };
+    }
+
+    /// As JSON, in a line.
+    pub fn json(&self) -> String {
+        match serde_json::to_string(self) {
+            Ok(json) => json + "\n",
+            Err(error) => format!("{{\"error\":{:?}}}\n", error.to_string()),
+        }
+    }
+
+    /// For people.
+    pub fn text(&self, colour: bool) -> String {
+        text::render(self, colour)
+    }
+}
+
+fn count(of: &mut BTreeMap<String, u64>, name: &str) {
+    if let Some(n) = of.get_mut(name) {
+        *n += 1;
+    } else if of.len() < KEPT {
+        of.insert(name.to_owned(), 1);
+    }
+}

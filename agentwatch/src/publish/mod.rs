@@ -1,0 +1,4 @@
+//! What goes out to people.
+
+pub mod account;
+pub mod notice;

@@ -1,0 +1,241 @@
+//! An agent's cgroup: made, frozen, killed, removed. Nothing else is ever written to.
+
+use std::{
+    fs,
+    io::{self, Read as _, Seek as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use crate::event::ProcessKey;
+
+/// The cgroup of an agent, which may be acted upon.
+#[derive(Debug, Clone)]
+pub struct AgentCgroup {
+    path: PathBuf,
+    /// The cgroup v2 id.
+    pub id: u64,
+    /// Processes that are never acted upon. Looked up once: what comes between a finding and the
+    /// kill costs time.
+    protected: Vec<u32>,
+}
+
+impl AgentCgroup {
+    /// Makes a new cgroup.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be made.
+    pub fn create(path: PathBuf) -> Result<Self> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)
+                .with_context(|| format!("cannot make the cgroup {}", parent.display()))?;
+        }
+        fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
+        Self::adopt(path)
+    }
+
+    /// Takes a cgroup that exists.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, or holds what must never be acted upon: pid 1, agentwatch or one of its
+    /// ancestors.
+    pub fn adopt(path: PathBuf) -> Result<Self> {
+        if !path.join("cgroup.procs").exists() {
+            bail!("{} is not a cgroup v2 folder", path.display());
+        }
+        let id = fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?.ino();
+        let cgroup = Self { path, id, protected: protected() };
+        cgroup.refuse_protected()?;
+        Ok(cgroup)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The ids of it and of all cgroups below it.
+    ///
+    /// # Errors
+    ///
+    /// When a folder cannot be read.
+    pub fn subtree(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let mut found = Vec::new();
+        let mut todo = vec![self.path.clone()];
+        while let Some(path) = todo.pop() {
+            let Ok(metadata) = fs::metadata(&path) else {
+                continue; // removed meanwhile
+            };
+            for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    todo.push(entry.path());
+                }
+            }
+            found.push((path, metadata.ino()));
+        }
+        Ok(found)
+    }
+
+    /// All processes in it and below.
+    ///
+    /// # Errors
+    ///
+    /// When a list cannot be read.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        for (path, _) in self.subtree()? {
+            match fs::read_to_string(path.join("cgroup.procs")) {
+                Ok(list) => pids.extend(list.lines().filter_map(|line| line.parse::<u32>().ok())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot read {}/cgroup.procs", path.display()));
+                }
+            }
+        }
+        Ok(pids)
+    }
+
+    /// Refuses a cgroup with a process that must never be acted upon.
+    fn refuse_protected(&self) -> Result<()> {
+        if let Some(pid) = self.processes()?.into_iter().find(|pid| self.protected.contains(pid)) {
+            let what = match pid {
+                1 => "pid 1".to_owned(),
+                pid if pid == std::process::id() => "agentwatch itself".to_owned(),
+                pid => format!("pid {pid}, which agentwatch was started by"),
+            };
+            bail!("{} is no agent's cgroup: {what} is in it", self.path.display());
+        }
+        Ok(())
+    }
+
+    /// Kills everything in it, all at once.
+    ///
+    /// # Errors
+    ///
+    /// When it is protected, or the kernel refuses.
+    pub fn kill(&self) -> Result<()> {
+        self.refuse_protected()?;
+        let file = self.path.join("cgroup.kill");
+        match fs::write(&file, "1") {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.kill_one_by_one(),
+            Err(error) => Err(error).with_context(|| format!("cannot write {}", file.display())),
+        }
+    }
+
+    /// Before Linux 5.14 there is no `cgroup.kill`: freeze, so that nothing forks, then kill each.
+    /// SIGKILL ends a frozen process too.
+    fn kill_one_by_one(&self) -> Result<()> {
+        self.freeze(true)?;
+        for pid in self.processes()? {
+            kill(ProcessKey { pid, start_ns: 0 });
+        }
+        self.freeze(false)
+    }
+
+    /// Freezes it and everything below, or lets it run again.
+    ///
+    /// # Errors
+    ///
+    /// When it is protected, or the kernel refuses.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        self.refuse_protected()?;
+        let file = self.path.join("cgroup.freeze");
+        fs::write(&file, if frozen { "1" } else { "0" })
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// Waits until no process is left in it or below. False when the time is over.
+    pub fn wait_empty(&self, at_most: Duration) -> bool {
+        let end = Instant::now() + at_most;
+        let Ok(mut events) = fs::File::open(self.path.join("cgroup.events")) else {
+            return !self.path.exists();
+        };
+        loop {
+            if !is_populated(&mut events) {
+                return true;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            // The kernel tells of changes of cgroup.events by POLLPRI.
+            let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: left.as_nanos().min(50_000_000) as _ };
+            let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout));
+        }
+    }
+
+    /// Whether no process is in it or below.
+    pub fn is_empty(&self) -> bool {
+        self.wait_empty(Duration::ZERO)
+    }
+
+    /// Kills a process of the agent that has left the cgroup. False when it is gone or protected.
+    pub fn kill_outsider(&self, process: ProcessKey) -> bool {
+        !self.protected.contains(&process.pid) && kill(process)
+    }
+
+    /// Removes it and what is below. What still has processes stays.
+    pub fn remove(&self) {
+        let Ok(mut folders) = self.subtree() else {
+            return;
+        };
+        folders.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
+        for (path, _) in folders {
+            // A task that has just died may hold its cgroup for a moment.
+            for _ in 0..20 {
+                match fs::remove_dir(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+fn is_populated(events: &mut fs::File) -> bool {
+    let mut text = String::new();
+    let read = events.rewind().and_then(|()| events.read_to_string(&mut text));
+    // A cgroup that is gone has nobody in it.
+    read.is_ok() && text.lines().any(|line| line == "populated 1")
+}
+
+/// Pid 1, agentwatch, and the processes that it was started by.
+fn protected() -> Vec<u32> {
+    let mut pids = vec![1, std::process::id()];
+    let mut pid = std::process::id();
+    while let Some(parent) = crate::probe::seed::parent(pid) {
+        if parent == 0 || pids.contains(&parent) {
+            break;
+        }
+        pids.push(parent);
+        pid = parent;
+    }
+    pids
+}
+
+/// Kills one process, if it is still the one that is meant: by a descriptor, so that a process id
+/// that was given again in between is not hit.
+fn kill(process: ProcessKey) -> bool {
+    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else {
+        return false;
+    };
+    let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return false;
+    };
+    if process.start_ns != 0 && !crate::probe::seed::started_at(process) {
+        return false;
+    }
+    pidfd_send_signal(fd, Signal::KILL).is_ok()
+}

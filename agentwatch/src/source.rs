@@ -1,0 +1,230 @@
+//! Ring buffers → records, with loss counted; and what the kernel cannot say itself: UDP flows that
+//! ended, flows that are open at the end, processes that were there before.
+
+use std::{collections::HashMap, io, os::fd::OwnedFd};
+
+use agentwatch_common::{
+    Header,
+    flow::{self, FlowKey, FlowState},
+    header::{COMM_LEN, flag},
+    kind,
+    loss::Tally,
+};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::io::{
+    Interest,
+    unix::{AsyncFd, AsyncFdReadyGuard},
+};
+
+use crate::probe::Rings;
+
+/// Most UDP sockets whose peers are remembered. Flows of further ones end when the watching does.
+const UDP_SOCKETS: usize = 16 * 1024;
+
+/// The records of a running kernel.
+pub struct Source {
+    rings: Rings,
+    fds: [AsyncFd<OwnedFd>; 2],
+    arena: BytesMut,
+    delivered: HashMap<u32, u64>,
+    udp: HashMap<u64, Vec<FlowKey>>,
+}
+
+impl Source {
+    /// Reads from the kernel's rings.
+    ///
+    /// # Errors
+    ///
+    /// When the rings cannot be waited for. Panics outside a tokio runtime.
+    pub fn new(rings: Rings) -> io::Result<Self> {
+        let [prio, bulk] = rings.fds()?;
+        let wait = |fd| {
+            // SAFETY: an owned descriptor, which stays open as long as this registration.
+            unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
+        };
+        Ok(Self {
+            fds: [wait(prio)?, wait(bulk)?],
+            rings,
+            arena: BytesMut::new(),
+            delivered: HashMap::new(),
+            udp: HashMap::new(),
+        })
+    }
+
+    /// Waits until a record wants to be read at once. Bulk records do not: read now and then too.
+    pub async fn readable(&self) {
+        let [prio, bulk] = &self.fds;
+        tokio::select! {
+            ready = prio.readable() => clear(ready),
+            ready = bulk.readable() => clear(ready),
+        }
+    }
+
+    /// Moves all records that are there to `batch`, ordered by time. Two rings are read one after the
+    /// other, so what one read gives may be a little older than what the read before gave.
+    pub fn drain(&mut self, batch: &mut Vec<Bytes>) {
+        let start = batch.len();
+        let Self { rings, arena, delivered, udp, fds: _ } = self;
+        let Rings { prio, bulk, flows, .. } = rings;
+        for ring in [prio, bulk] {
+            while let Some(item) = ring.next() {
+                let record: &[u8] = &item;
+                let Some(head) = Head::of(record) else {
+                    continue; // not ours; cannot happen
+                };
+                *delivered.entry(head.agent).or_default() += 1;
+                if head.kind == kind::SOCK_CLOSE {
+                    for key in udp.remove(&head.cookie).unwrap_or_default() {
+                        if let Ok(state) = flows.get(&key, 0) {
+                            batch.push(close(arena, &key, &state, head.time_ns, 0));
+                        }
+                        let _ = flows.remove(&key);
+                    }
+                    continue;
+                }
+                if head.kind == kind::FLOW_OPEN
+                    && let Some(key) = udp_key(record)
+                    && (udp.len() < UDP_SOCKETS || udp.contains_key(&key.cookie))
+                {
+                    udp.entry(key.cookie).or_default().push(key);
+                }
+                arena.put_slice(record);
+                batch.push(arena.split().freeze());
+            }
+        }
+        batch[start..].sort_by_key(|record| Head::of(record).map_or(0, |head| head.time_ns));
+    }
+
+    /// Closes, in the stream, every flow that an agent has open.
+    pub fn open_flows(&mut self, agent: u32, now_ns: u64, batch: &mut Vec<Bytes>) {
+        let open: Vec<(FlowKey, FlowState)> = self
+            .rings
+            .flows
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, state)| state.agent == agent)
+            .collect();
+        for (key, state) in open {
+            batch.push(close(&mut self.arena, &key, &state, now_ns, flow::close::ALIVE));
+            let _ = self.rings.flows.remove(&key);
+        }
+    }
+
+    /// An agent's counters, and how many of its records were delivered.
+    pub fn tally(&self, agent: u32) -> Tally {
+        Tally {
+            delivered: self.delivered.get(&agent).copied().unwrap_or(0),
+            ..self.rings.tally(agent)
+        }
+    }
+}
+
+/// What is there is read after this, so a record that comes now wakes again.
+fn clear(ready: io::Result<AsyncFdReadyGuard<'_, OwnedFd>>) {
+    if let Ok(mut ready) = ready {
+        ready.clear_ready();
+    }
+}
+
+/// The few fields that the source itself looks at.
+struct Head {
+    kind: u16,
+    time_ns: u64,
+    agent: u32,
+    cookie: u64,
+}
+
+impl Head {
+    fn of(record: &[u8]) -> Option<Self> {
+        let header = size_of::<Header>();
+        Some(Self {
+            kind: u16::from_ne_bytes(record.get(4..6)?.try_into().ok()?),
+            time_ns: u64::from_ne_bytes(record.get(8..16)?.try_into().ok()?),
+            agent: u32::from_ne_bytes(record.get(32..36)?.try_into().ok()?),
+            cookie: u64::from_ne_bytes(record.get(header..header + 8)?.try_into().ok()?),
+        })
+    }
+}
+
+/// The key of a UDP flow from the record that says it came to be.
+fn udp_key(record: &[u8]) -> Option<FlowKey> {
+    let at = size_of::<Header>();
+    let end = record.get(at..at + size_of::<flow::Endpoint>())?;
+    // SAFETY: the slice has the size of an `Endpoint`, which is made of integers and bytes only.
+    let endpoint = unsafe { end.as_ptr().cast::<flow::Endpoint>().read_unaligned() };
+    (endpoint.proto == 17).then_some(FlowKey {
+        cookie: endpoint.cookie,
+        remote: endpoint.remote,
+        remote_port: endpoint.remote_port,
+        proto: 17,
+        pad: 0,
+    })
+}
+
+/// Makes the record that says a flow ended, from what the kernel kept of it.
+fn close(arena: &mut BytesMut, key: &FlowKey, state: &FlowState, now_ns: u64, bits: u32) -> Bytes {
+    let established = state.flags & flow::state::ESTABLISHED != 0;
+    let payload = flow::FlowClose {
+        endpoint: flow::Endpoint {
+            cookie: key.cookie,
+            local: state.local,
+            remote: state.remote,
+            local_port: state.local_port,
+            remote_port: state.remote_port,
+            proto: key.proto as u8,
+            direction: state.direction,
+            version: state.version,
+            pad: 0,
+        },
+        bytes_in: state.bytes_in,
+        bytes_out: state.bytes_out,
+        open_ns: state.open_ns,
+        state: bits | if established { flow::close::ESTABLISHED } else { 0 },
+        pad: 0,
+    };
+    let header = Header {
+        ppid: state.ppid,
+        uid: state.uid,
+        ..header(kind::FLOW_CLOSE, state.agent, state.tgid, state.start_ns, now_ns)
+    };
+    record(arena, header, &payload, &[])
+}
+
+/// A header of a record that userspace makes.
+pub fn header(kind: u16, agent: u32, pid: u32, start_ns: u64, time_ns: u64) -> Header {
+    Header {
+        len: 0,
+        kind,
+        flags: flag::USER,
+        time_ns,
+        start_ns,
+        cgroup: 0,
+        agent,
+        tgid: pid,
+        tid: 0,
+        ppid: 0,
+        uid: 0,
+        gid: 0,
+        comm: [0; COMM_LEN],
+    }
+}
+
+/// A record that userspace makes: header, payload, tail. A tail too long for a record is cut.
+pub fn record<T: Copy>(arena: &mut BytesMut, mut header: Header, payload: &T, tail: &[&[u8]]) -> Bytes {
+    let len = size_of::<Header>() + size_of::<T>() + tail.iter().map(|t| t.len()).sum::<usize>();
+    header.len = u32::try_from(len).unwrap_or(u32::MAX);
+    put(arena, &header);
+    put(arena, payload);
+    for piece in tail {
+        arena.put_slice(piece);
+    }
+    arena.split().freeze()
+}
+
+/// Appends a wire structure.
+fn put<T: Copy>(arena: &mut BytesMut, value: &T) {
+    // SAFETY: wire structures have no padding (asserted where they are defined): each of their bytes
+    // is set.
+    let bytes = unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) };
+    arena.put_slice(bytes);
+}

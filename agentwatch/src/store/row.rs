@@ -1,0 +1,226 @@
+//! An event as a row.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::event::{Endpoint, Event, Inode, Kind, PathSource, Protocol};
+
+/// A row of the table of events, and a line of `agentwatch events -o json`: the names of the fields
+/// are a contract. What an event does not have is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Row {
+    /// Unix time, nanoseconds.
+    #[serde(serialize_with = "rfc3339", rename = "time")]
+    pub time_ns: i64,
+    /// The run.
+    pub run: String,
+    /// The agent's name.
+    pub agent: String,
+    /// See [`Kind::NAMES`].
+    pub kind: String,
+    /// Process id.
+    pub pid: u32,
+    /// Start of the process, `CLOCK_BOOTTIME` nanoseconds.
+    pub start_ns: u64,
+    /// The parent's process id.
+    pub ppid: u32,
+    /// User id.
+    pub uid: u32,
+    /// The task's name.
+    pub comm: String,
+    /// Path of the process's binary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// The file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The second file of a rename or link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path2: Option<String>,
+    /// What the call returned: a negative errno where it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<i32>,
+    /// Device of the file, in the kernel's encoding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dev: Option<u32>,
+    /// Inode number of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ino: Option<u64>,
+    /// `tcp`, `udp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// `out`: the agent opened it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<String>,
+    /// Own address and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
+    /// The peer's address and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    /// The peer's port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_port: Option<u16>,
+    /// Payload bytes that the agent got.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_in: Option<u64>,
+    /// Payload bytes that it sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_out: Option<u64>,
+    /// The kernel's cookie of the socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<u64>,
+    /// What else there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Value>,
+}
+
+/// Unix nanoseconds as RFC 3339.
+fn rfc3339<S: serde::Serializer>(time_ns: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(*time_ns)).unwrap_or_default();
+    serializer.collect_str(&format_args!("{time:.9}"))
+}
+
+impl Row {
+    /// Makes a row of an event, of no run yet.
+    pub fn new(event: &Event, exe: Option<&str>, agent: &str, wall_offset_ns: u64) -> Self {
+        let mut row = Self {
+            time_ns: i64::try_from(event.time_ns.saturating_add(wall_offset_ns)).unwrap_or(i64::MAX),
+            agent: agent.to_owned(),
+            kind: event.kind.name().to_owned(),
+            pid: event.process.pid,
+            start_ns: event.process.start_ns,
+            ppid: event.ppid,
+            uid: event.uid,
+            comm: event.comm.clone(),
+            exe: exe.map(str::to_owned),
+            ..Self::default()
+        };
+        row.fill(&event.kind);
+        if event.partial {
+            let detail = row.detail.get_or_insert_with(|| json!({}));
+            detail["partial"] = Value::Bool(true);
+        }
+        row
+    }
+
+    fn fill(&mut self, kind: &Kind) {
+        match kind {
+            Kind::Exec(exec) => {
+                self.path = Some(exec.path.clone());
+                self.file(Some(exec.file));
+                let mut detail = json!({"argv": exec.argv, "cwd": exec.cwd, "filename": exec.filename});
+                if exec.interpreter != exec.filename {
+                    detail["interpreter"] = exec.interpreter.clone().into();
+                }
+                if exec.argv_cut {
+                    detail["argv_bytes"] = exec.argv_total.into();
+                    detail["argv_cut"] = true.into();
+                }
+                if exec.nlink == 0 {
+                    detail["nameless"] = true.into();
+                }
+                self.detail = Some(detail);
+            }
+            Kind::Fork { parent } => self.ppid = parent.pid,
+            Kind::Exit(exit) => {
+                self.result = exit.code.map(i32::from);
+                let mut detail = json!({"user_ns": exit.utime_ns, "system_ns": exit.stime_ns});
+                if let Some(signal) = exit.signal {
+                    detail["signal"] = signal.into();
+                }
+                self.detail = Some(detail);
+            }
+            Kind::CgroupMove { moved, to, to_agent } => {
+                self.detail = Some(json!({"moved": moved, "to": to, "to_agent": to_agent}));
+            }
+            Kind::Connect(connect) => self.endpoint(&connect.endpoint),
+            Kind::Accept(endpoint) | Kind::Listen(endpoint) | Kind::FlowOpen(endpoint) => {
+                self.endpoint(endpoint);
+            }
+            Kind::FlowData(data) => {
+                self.endpoint(&data.endpoint);
+                self.detail = Some(json!({
+                    "way": data.direction.name(), "offset": data.offset, "len": data.len,
+                    "head": crate::text::escape(&data.data),
+                }));
+            }
+            Kind::FlowClose(close) => {
+                self.endpoint(&close.endpoint);
+                self.bytes_in = Some(close.bytes_in);
+                self.bytes_out = Some(close.bytes_out);
+                self.detail = Some(json!({
+                    "open_ns": close.open_ns, "established": close.established, "alive": close.alive,
+                }));
+            }
+            Kind::File(file) => {
+                self.path = Some(file.path.clone());
+                self.path2.clone_from(&file.path2);
+                self.result = Some(file.result);
+                self.file(file.inode);
+                let mut detail = json!({
+                    "mode": file.mode, "flags": file.flags,
+                    "path_source": match file.path_source {
+                        PathSource::Kernel => "kernel",
+                        PathSource::Caller => "caller",
+                    },
+                });
+                for (name, is) in [("created", file.created), ("write", file.write)] {
+                    if is {
+                        detail[name] = true.into();
+                    }
+                }
+                if let Some(Inode { dev, ino }) = file.replaced {
+                    detail["replaced"] = json!({"dev": dev, "ino": ino});
+                }
+                self.detail = Some(detail);
+            }
+            Kind::Seed(seed) => {
+                self.path = Some(seed.path.clone());
+                self.detail = Some(json!({"argv": seed.argv, "cwd": seed.cwd, "member": seed.member}));
+            }
+            Kind::Agent(_) | Kind::Tally(_) => {}
+        }
+    }
+
+    fn file(&mut self, inode: Option<Inode>) {
+        if let Some(Inode { dev, ino }) = inode {
+            self.dev = Some(dev);
+            self.ino = Some(ino);
+        }
+    }
+
+    fn endpoint(&mut self, endpoint: &Endpoint) {
+        self.protocol = Some(endpoint.protocol.to_string());
+        self.direction = Some(endpoint.direction.name().to_owned());
+        self.cookie = Some(endpoint.cookie);
+        if endpoint.local.port != 0 {
+            self.local = Some(endpoint.local.to_string());
+        }
+        if endpoint.remote.port != 0 || matches!(endpoint.protocol, Protocol::Other(_)) {
+            self.remote = Some(endpoint.remote.to_string());
+            self.remote_port = Some(endpoint.remote.port);
+        }
+    }
+
+    /// One thing of `detail`, as text.
+    pub fn told(&self, name: &str) -> Option<&str> {
+        self.detail.as_ref()?.get(name)?.as_str()
+    }
+
+    /// One thing of `detail`, as a number.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.detail.as_ref()?.get(name)?.as_u64()
+    }
+
+    /// Whether a thing of `detail` is true.
+    pub fn is(&self, name: &str) -> bool {
+        self.detail.as_ref().and_then(|detail| detail.get(name)).and_then(Value::as_bool) == Some(true)
+    }
+
+    /// The arguments.
+    pub fn argv(&self) -> Vec<&str> {
+        let words = self.detail.as_ref().and_then(|detail| detail.get("argv")).and_then(Value::as_array);
+        words.into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+}

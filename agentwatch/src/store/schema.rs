@@ -1,0 +1,64 @@
+//! Tables. What people filter by has a column; the rest is JSON in `detail`.
+
+use anyhow::{Result, bail};
+use rusqlite::Connection;
+
+/// The version of the tables, in `PRAGMA user_version`.
+pub const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    time_ns INTEGER NOT NULL, run TEXT NOT NULL, agent TEXT NOT NULL, kind TEXT NOT NULL,
+    pid INTEGER NOT NULL, start_ns INTEGER NOT NULL, ppid INTEGER NOT NULL, uid INTEGER NOT NULL,
+    comm TEXT NOT NULL, exe TEXT,
+    path TEXT, path2 TEXT, result INTEGER, dev INTEGER, ino INTEGER,
+    protocol TEXT, direction TEXT, local TEXT, remote TEXT, remote_port INTEGER,
+    bytes_in INTEGER, bytes_out INTEGER, cookie INTEGER, detail TEXT
+) STRICT;
+CREATE INDEX events_by_run ON events (run, kind);
+CREATE TABLE findings (
+    id TEXT NOT NULL, time_ns INTEGER NOT NULL, run TEXT NOT NULL, agent TEXT NOT NULL,
+    detector TEXT NOT NULL, severity TEXT NOT NULL, pid INTEGER NOT NULL, finding TEXT NOT NULL
+) STRICT;
+CREATE TABLE runs (
+    run TEXT PRIMARY KEY, agent TEXT NOT NULL, command TEXT NOT NULL, started_ns INTEGER NOT NULL,
+    ended_ns INTEGER, exit_status INTEGER, killed_by TEXT, stored INTEGER, dropped INTEGER, tally TEXT
+) STRICT;
+";
+
+/// Makes the tables in a new file; accepts one that has them.
+///
+/// # Errors
+///
+/// When the file is of a newer version, or cannot be written.
+pub fn prepare(connection: &Connection) -> Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // Another `agentwatch run` may write to the same file.
+    connection.busy_timeout(std::time::Duration::from_secs(1))?;
+    match version(connection)? {
+        0 => {
+            let tables = format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;");
+            if let Err(error) = connection.execute_batch(&tables) {
+                let _ = connection.execute_batch("ROLLBACK");
+                // Somebody else made them at the same moment?
+                if version(connection)? != VERSION {
+                    return Err(error.into());
+                }
+            }
+            Ok(())
+        }
+        VERSION => Ok(()),
+        other => bail!("its tables are of version {other}, this agentwatch knows version {VERSION}"),
+    }
+}
+
+/// The version of a file's tables, 0 where it has none.
+///
+/// # Errors
+///
+/// When it is no SQLite file.
+pub fn version(connection: &Connection) -> Result<i64> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
