@@ -1,9 +1,14 @@
 //! The command line: parse and dispatch, a file for each verb.
 
 pub mod doctor;
+pub mod events;
+pub mod findings;
+pub mod history;
 pub mod policy;
 pub mod replay;
+pub mod report;
 pub mod run;
+pub mod tree;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -31,6 +36,10 @@ enum Verb {
     Run(run::RunArgs),
     Record(run::RecordArgs),
     Replay(replay::ReplayArgs),
+    Events(events::EventsArgs),
+    Findings(findings::FindingsArgs),
+    Tree(tree::TreeArgs),
+    Report(report::ReportArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
 }
@@ -50,6 +59,10 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Record(args) => run::record(args),
         Verb::Replay(args) => replay::run(&args),
+        Verb::Events(args) => events::run(args),
+        Verb::Findings(args) => findings::run(&args),
+        Verb::Tree(args) => tree::run(&args),
+        Verb::Report(args) => report::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
     };

@@ -245,6 +245,26 @@ impl Account {
         self.events = tally.clone();
     }
 
+    /// Says what was sent and lost, from the history.
+    pub fn stored_tally(&mut self, tally: &Value) {
+        let number = |name: &str| tally[name].as_u64().unwrap_or(0);
+        let lost = |entry: &Value| {
+            let reason = entry[0].as_str()?;
+            let known = crate::decode::LOSS_REASONS.into_iter().find(|known| *known == reason);
+            Some((known.unwrap_or("other"), entry[1].as_u64()?))
+        };
+        self.events = Tally {
+            emitted: number("emitted"),
+            delivered: number("delivered"),
+            lost: tally["lost"].as_array().into_iter().flatten().filter_map(lost).collect(),
+            cut: number("cut"),
+            faults: number("faults"),
+            untagged: number("untagged"),
+            opens_read: number("opens_read"),
+            opens_write: number("opens_write"),
+        };
+    }
+
     /// Says how many processes were left running, and ended.
     pub fn left(&mut self, processes: usize) {
         self.left_running = processes;

@@ -1,0 +1,135 @@
+//! `agentwatch events`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::{
+    Output,
+    history::{self, Selection, base, clock},
+};
+use crate::{event::Kind, store::row::Row};
+
+/// Show what agents did, event by event.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentwatch events --since 10m --kind exec,connect
+  agentwatch events --agent rome --kind unlink -o json | jq -r .path
+  agentwatch events --run 20261121T090000-4711 -n 50")]
+pub struct EventsArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Of these kinds, by commas: exec, connect, open, unlink …
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    kind: Vec<String>,
+    /// Of this process
+    #[arg(long)]
+    pid: Option<u32>,
+    /// The last N
+    #[arg(short = 'n', long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+/// Runs `agentwatch events`.
+pub fn run(args: EventsArgs) -> Result<ExitCode> {
+    if let Some(unknown) = args.kind.iter().find(|kind| !Kind::NAMES.contains(&kind.as_str())) {
+        bail!("no kind of event is called {unknown:?}; there are: {}", Kind::NAMES.join(", "));
+    }
+    let mut history = args.selection.open()?;
+    let said = history.warnings.len();
+    let mut filter = args.selection.filter()?;
+    filter.kinds = args.kind;
+    filter.pid = args.pid;
+    filter.limit = args.limit;
+    let mut any = false;
+    history.events(&filter, |row| {
+        any = true;
+        super::print(&match args.selection.output {
+            Output::Json => serde_json::to_string(&row)? + "\n",
+            Output::Table => line(&row),
+        })
+    })?;
+    history.warnings.drain(..said);
+    history::warn(&history);
+    if !any {
+        eprintln!("agentwatch: no such events");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An event in a line.
+fn line(row: &Row) -> String {
+    let program = row.exe.as_deref().map_or(row.comm.as_str(), base);
+    format!(
+        "{:12}  {:<12} {:<10} {:>7} {:<15} {}\n",
+        clock(row.time_ns),
+        row.agent,
+        row.kind,
+        row.pid,
+        program,
+        what(row)
+    )
+}
+
+/// What happened, in words.
+pub fn what(row: &Row) -> String {
+    let path = row.path.as_deref().unwrap_or_default();
+    let failed = match row.result {
+        Some(errno) if errno < 0 => format!("  failed: {}", std::io::Error::from_raw_os_error(-errno)),
+        _ => String::new(),
+    };
+    let remote = row.remote.as_deref().unwrap_or("?");
+    let protocol = row.protocol.as_deref().unwrap_or_default();
+    match row.kind.as_str() {
+        "exec" => format!("{path}  {}", row.argv().join(" ")),
+        "fork" => format!("made by {}", row.ppid),
+        "exit" => match row.number("signal") {
+            Some(signal) => format!("by signal {signal}"),
+            None => format!("status {}", row.result.unwrap_or(0)),
+        },
+        "cgroup_move" => format!(
+            "{} moved to cgroup {}",
+            row.number("moved").unwrap_or(0),
+            row.number("to").unwrap_or(0)
+        ),
+        "connect" => format!("{protocol} to {remote}"),
+        "accept" => format!("{protocol} from {remote} at {}", row.local.as_deref().unwrap_or("?")),
+        "listen" => format!("{protocol} at {}", row.local.as_deref().unwrap_or("?")),
+        "flow_open" => format!("{protocol} {} {remote}", arrow(row)),
+        "flow_data" => format!(
+            "{protocol} {} {remote}  {} {} bytes: {}",
+            arrow(row),
+            row.told("way").unwrap_or("?"),
+            row.number("len").unwrap_or(0),
+            row.told("head").unwrap_or_default()
+        ),
+        "flow_close" => format!(
+            "{protocol} {} {remote}  {} out, {} in{}",
+            arrow(row),
+            row.bytes_out.unwrap_or(0),
+            row.bytes_in.unwrap_or(0),
+            if row.is("established") { "" } else { "  never established" }
+        ),
+        "open" => {
+            let how = if row.is("created") {
+                "created"
+            } else if row.is("write") {
+                "for writing"
+            } else {
+                "for reading"
+            };
+            format!("{path}  {how}{failed}")
+        }
+        "rename" => format!("{path} → {}{failed}", row.path2.as_deref().unwrap_or("?")),
+        "link" => format!("{} is {path} too{failed}", row.path2.as_deref().unwrap_or("?")),
+        "symlink" => format!("{} leads to {path}{failed}", row.path2.as_deref().unwrap_or("?")),
+        "chmod" => format!("{path}  to {:o}{failed}", row.number("mode").unwrap_or(0)),
+        _ => format!("{path}{failed}"),
+    }
+}
+
+fn arrow(row: &Row) -> &'static str {
+    if row.direction.as_deref() == Some("in") { "from" } else { "to" }
+}

@@ -1,0 +1,151 @@
+//! `agentwatch findings`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use super::{
+    Output,
+    history::{Selection, base, clock},
+};
+use crate::{
+    finding::{Response, Severity},
+    publish::notice,
+    store::query::StoredFinding,
+};
+
+/// Show what was found, or one finding in full.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentwatch findings --since 1d --severity high
+  agentwatch findings f-9c2f1e0d5b7a6c31
+  agentwatch findings -o json | jq -r .message")]
+pub struct FindingsArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Of this severity or above
+    #[arg(long, value_parser = severity, value_name = "SEVERITY")]
+    severity: Option<Severity>,
+    /// Of this detector
+    #[arg(long, value_name = "ID")]
+    detector: Option<String>,
+    /// The finding to show in full
+    id: Option<String>,
+}
+
+/// A severity by its name.
+fn severity(text: &str) -> Result<Severity, String> {
+    serde_json::from_value(Value::String(text.to_owned()))
+        .map_err(|_| "one of info, low, medium, high, critical".to_owned())
+}
+
+/// Runs `agentwatch findings`.
+pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
+    let mut found = args.selection.open()?.findings(&args.selection.filter()?)?;
+    found.retain(|stored| {
+        let finding = &stored.finding;
+        let own = severity(finding["severity"].as_str().unwrap_or_default()).unwrap_or(Severity::Info);
+        args.severity.is_none_or(|least| own >= least)
+            && args.detector.as_deref().is_none_or(|id| finding["detector"] == id)
+            && args.id.as_deref().is_none_or(|id| finding["id"] == id)
+    });
+    if let (Some(id), true) = (&args.id, found.is_empty()) {
+        bail!("no finding {id:?} in the history");
+    }
+    for stored in &found {
+        super::print(&match (args.selection.output, &args.id) {
+            (Output::Json, _) => json(stored) + "\n",
+            (Output::Table, Some(_)) => full(stored),
+            (Output::Table, None) => short(stored),
+        })?;
+    }
+    if found.is_empty() {
+        eprintln!("agentwatch: no findings");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The finding as it is stored, with its time and run.
+fn json(stored: &StoredFinding) -> String {
+    let mut finding = stored.finding.clone();
+    let time = jiff::Timestamp::from_nanosecond(i128::from(stored.time_ns)).unwrap_or_default();
+    finding["time"] = format!("{time:.9}").into();
+    finding["run"] = stored.run.clone().into();
+    finding.to_string()
+}
+
+fn text<'a>(of: &'a Value, name: &str) -> &'a str {
+    of[name].as_str().unwrap_or_default()
+}
+
+fn short(stored: &StoredFinding) -> String {
+    let finding = &stored.finding;
+    format!(
+        "{:12}  {:<8} {:<15} {:<12} {}\n              {}  ({})\n",
+        clock(stored.time_ns),
+        text(finding, "severity"),
+        text(finding, "detector"),
+        text(finding, "agent"),
+        text(finding, "message"),
+        done(finding),
+        text(finding, "id"),
+    )
+}
+
+fn done(finding: &Value) -> String {
+    serde_json::from_value::<Response>(finding["response"].clone())
+        .map_or_else(|_| "?".to_owned(), |response| notice::done(&response))
+}
+
+/// Everything of one finding.
+fn full(stored: &StoredFinding) -> String {
+    let finding = &stored.finding;
+    let mut out = format!(
+        "{}  {} {}\n\n  {}\n\n  agent      {}, run {}\n  time       {}\n  response   {}\n",
+        text(finding, "id"),
+        text(finding, "severity"),
+        text(finding, "detector"),
+        text(finding, "message"),
+        text(finding, "agent"),
+        stored.run,
+        clock(stored.time_ns),
+        done(finding),
+    );
+    for (n, technique) in finding["techniques"].as_array().into_iter().flatten().enumerate() {
+        let label = if n == 0 { "technique" } else { "" };
+        out += &format!("  {label:<10} {} {}\n", text(technique, "id"), text(technique, "name"));
+    }
+    let ancestry = finding["ancestry"].as_array().into_iter().flatten();
+    for (n, process) in std::iter::once(&finding["process"]).chain(ancestry).enumerate() {
+        let label = if n == 0 { "chain" } else { "" };
+        let argv: Vec<&str> = process["argv"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let place = if process["member"] == true { "" } else { "  (not the agent's)" };
+        out += &format!(
+            "  {label:<10} {} {}  {}{place}\n",
+            process["pid"],
+            base(text(process, "exe")),
+            argv.join(" "),
+        );
+    }
+    let decided = finding["time_ns"].as_i64().unwrap_or(0);
+    for (n, piece) in finding["evidence"].as_array().into_iter().flatten().enumerate() {
+        let label = if n == 0 { "evidence" } else { "" };
+        // Against the deciding event: the boot clock says nothing to a person.
+        let before_us = (piece["time_ns"].as_i64().unwrap_or(0) - decided) / 1000;
+        out += &format!(
+            "  {label:<10} {:>+12.3} ms  pid {}  {}\n",
+            milliseconds(before_us),
+            piece["pid"],
+            text(piece, "what")
+        );
+    }
+    out
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+fn milliseconds(us: i64) -> f64 {
+    us as f64 / 1000.0
+}

@@ -1,0 +1,176 @@
+//! `agentwatch tree`.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::{Output, history::Selection};
+use crate::store::{query::Filter, row::Row};
+
+/// Show who started whom in a run.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentwatch tree
+  agentwatch tree --run 20261121T090000-4711 -o json
+
+The latest run, unless --run or --agent says another. A process with a finding is marked with !.")]
+pub struct TreeArgs {
+    #[command(flatten)]
+    selection: Selection,
+}
+
+/// A process of a run.
+#[derive(Debug, Default, Serialize)]
+struct Node {
+    pid: u32,
+    start_ns: u64,
+    ppid: u32,
+    uid: u32,
+    comm: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe: Option<String>,
+    argv: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_status: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lived_ns: Option<i64>,
+    finding: bool,
+    #[serde(skip)]
+    since: i64,
+}
+
+/// Runs `agentwatch tree`.
+pub fn run(args: &TreeArgs) -> Result<ExitCode> {
+    let selection = &args.selection;
+    let mut history = selection.open()?;
+    let run = history.run(selection.run(), selection.agent())?;
+    let kinds = ["seed", "fork", "exec", "exit", "cgroup_move"].map(str::to_owned).to_vec();
+    let filter = Filter { run: Some(run.run.clone()), kinds, ..Filter::default() };
+    // A process by its id and start; a parent is the process with its id that was there last.
+    let mut nodes: BTreeMap<(u32, u64), Node> = BTreeMap::new();
+    let mut order: Vec<(u32, u64)> = Vec::new();
+    let mut last: HashMap<u32, (u32, u64)> = HashMap::new();
+    let mut parents: HashMap<(u32, u64), (u32, u64)> = HashMap::new();
+    history.events(&filter, |row| {
+        if row.kind == "seed" && !row.is("member") {
+            return Ok(());
+        }
+        let key = (row.pid, row.start_ns);
+        if !nodes.contains_key(&key) {
+            order.push(key);
+            if let Some(parent) = last.get(&row.ppid) {
+                parents.insert(key, *parent);
+            }
+            last.insert(row.pid, key);
+        }
+        let node = nodes.entry(key).or_insert_with(|| Node {
+            pid: row.pid,
+            start_ns: row.start_ns,
+            ppid: row.ppid,
+            since: row.time_ns,
+            ..Node::default()
+        });
+        take_in(node, &row);
+        Ok(())
+    })?;
+    for stored in history.findings(&Filter { run: Some(run.run.clone()), ..Filter::default() })? {
+        let process = &stored.finding["process"];
+        let key = (process["pid"].as_u64(), process["start_ns"].as_u64());
+        if let (Some(pid), Some(start_ns)) = key
+            && let Some(node) = u32::try_from(pid).ok().and_then(|pid| nodes.get_mut(&(pid, start_ns)))
+        {
+            node.finding = true;
+        }
+    }
+    if selection.output == Output::Json {
+        for key in &order {
+            if let Some(node) = nodes.get(key) {
+                super::print(&(serde_json::to_string(node)? + "\n"))?;
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let drawn = draw(&order, &nodes, &parents);
+    super::print(&format!("{} (run {})\n{drawn}", run.agent, run.run))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn take_in(node: &mut Node, row: &Row) {
+    node.uid = row.uid;
+    if !row.comm.is_empty() && row.kind != "fork" && row.kind != "cgroup_move" {
+        node.comm.clone_from(&row.comm);
+    }
+    match row.kind.as_str() {
+        "exec" | "seed" => {
+            node.exe.clone_from(&row.path);
+            node.argv = row.argv().into_iter().map(str::to_owned).collect();
+        }
+        "exit" => {
+            node.exit_status = row.result;
+            node.signal = row.number("signal");
+            node.lived_ns = Some(row.time_ns - node.since);
+        }
+        _ => {}
+    }
+}
+
+/// The deepest that is drawn; below it nobody looks.
+const DEPTH: usize = 64;
+
+fn draw(
+    order: &[(u32, u64)],
+    nodes: &BTreeMap<(u32, u64), Node>,
+    parents: &HashMap<(u32, u64), (u32, u64)>,
+) -> String {
+    let mut children: HashMap<Option<(u32, u64)>, Vec<(u32, u64)>> = HashMap::new();
+    for key in order {
+        children.entry(parents.get(key).copied()).or_default().push(*key);
+    }
+    let mut out = String::new();
+    let mut drawn = HashSet::new();
+    // Depth first: what is to be drawn, with the lines before it.
+    let mut todo: Vec<((u32, u64), String, bool)> = Vec::new();
+    push(&mut todo, children.get(&None), "");
+    while let Some((key, prefix, is_last)) = todo.pop() {
+        let Some(node) = nodes.get(&key) else {
+            continue;
+        };
+        if !drawn.insert(key) {
+            continue;
+        }
+        out += &format!("{prefix}{} {}\n", if is_last { "└─" } else { "├─" }, label(node));
+        let deeper = format!("{prefix}{} ", if is_last { "  " } else { "│ " });
+        if deeper.chars().count() < DEPTH * 3 {
+            push(&mut todo, children.get(&Some(key)), &deeper);
+        }
+    }
+    out
+}
+
+fn push(todo: &mut Vec<((u32, u64), String, bool)>, keys: Option<&Vec<(u32, u64)>>, prefix: &str) {
+    for (n, key) in keys.into_iter().flatten().rev().enumerate() {
+        todo.push((*key, prefix.to_owned(), n == 0));
+    }
+}
+
+fn label(node: &Node) -> String {
+    let mut command = if node.argv.is_empty() { node.comm.clone() } else { node.argv.join(" ") };
+    if command.chars().count() > 80 {
+        command = command.chars().take(79).collect::<String>() + "…";
+    }
+    let end = match (node.signal, node.exit_status) {
+        (Some(signal), _) => format!("  signal {signal}"),
+        (None, Some(0)) => String::new(),
+        (None, Some(status)) => format!("  exit {status}"),
+        (None, None) => "  …".to_owned(),
+    };
+    format!("{}{} {command}{end}", if node.finding { "! " } else { "" }, node.pid)
+}
