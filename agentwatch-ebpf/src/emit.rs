@@ -18,9 +18,7 @@ use aya_ebpf::{
 
 use crate::{
     kernel::config,
-    maps::{
-        COUNTERS, EVENTS_BULK, EVENTS_PRIO, LAST_WAKEUP, SCRATCH, SCRATCH_MASK, Scratch,
-    },
+    maps::{COUNTERS, EVENTS_BULK, EVENTS_PRIO, LAST_WAKEUP, SCRATCH, SCRATCH_MASK, Scratch},
 };
 
 /// Bulk records that decide something wake userspace, but not more often than this.

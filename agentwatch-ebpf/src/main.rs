@@ -20,7 +20,10 @@
     clippy::cast_sign_loss,
     reason = "registers and system call arguments are both"
 )]
-#![expect(clippy::similar_names, reason = "pid, ppid and tgid are the kernel's words")]
+#![expect(
+    clippy::similar_names,
+    reason = "pid, ppid and tgid are the kernel's words"
+)]
 
 mod emit;
 mod kernel;

@@ -108,9 +108,26 @@ impl Kind {
 
     /// All names that [`Self::name`] gives for what an agent does.
     pub const NAMES: &[&str] = &[
-        "exec", "fork", "exit", "cgroup_move", "connect", "accept", "listen", "flow_open",
-        "flow_data", "flow_close", "open", "unlink", "rmdir", "rename", "chmod", "truncate",
-        "mkdir", "link", "symlink", "seed",
+        "exec",
+        "fork",
+        "exit",
+        "cgroup_move",
+        "connect",
+        "accept",
+        "listen",
+        "flow_open",
+        "flow_data",
+        "flow_close",
+        "open",
+        "unlink",
+        "rmdir",
+        "rename",
+        "chmod",
+        "truncate",
+        "mkdir",
+        "link",
+        "symlink",
+        "seed",
     ];
 }
 

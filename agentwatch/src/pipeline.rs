@@ -37,7 +37,12 @@ pub trait Sink {
 impl Pipeline {
     /// Begins with nothing known.
     pub fn new(policy: Policy) -> Self {
-        Self { policy, world: World::default(), detectors: Detectors::default(), undecodable: 0 }
+        Self {
+            policy,
+            world: World::default(),
+            detectors: Detectors::default(),
+            undecodable: 0,
+        }
     }
 
     /// Takes one record all the way.
@@ -56,12 +61,19 @@ impl Pipeline {
             return;
         }
         let before = self.world.observe(&event);
-        let found = self.detectors.observe(&event, before, &self.world, &self.policy);
+        let found = self
+            .detectors
+            .observe(&event, before, &self.world, &self.policy);
         for detection in found {
-            let requested = respond::requested(&self.policy, detection.detector, detection.severity);
-            let response = respond::respond(&self.policy, requested, event.time_ns, sink.cgroup(), || {
-                sink.survivors(event.agent)
-            });
+            let requested =
+                respond::requested(&self.policy, detection.detector, detection.severity);
+            let response = respond::respond(
+                &self.policy,
+                requested,
+                event.time_ns,
+                sink.cgroup(),
+                || sink.survivors(event.agent),
+            );
             let finding = self.finding(&event, detection, response);
             sink.finding(&finding);
         }
@@ -69,7 +81,15 @@ impl Pipeline {
     }
 
     fn finding(&self, event: &Event, detection: Detection, response: Response) -> Finding {
-        let Detection { detector, severity, techniques, message, process, evidence, cause } = detection;
+        let Detection {
+            detector,
+            severity,
+            techniques,
+            message,
+            process,
+            evidence,
+            cause,
+        } = detection;
         let agent = self.world.agent_name(event.agent);
         let (process, ancestry) = self.world.processes.chain(process);
         Finding {
@@ -91,7 +111,12 @@ impl Pipeline {
 /// The same events give the same id: FNV-1a of what tells findings apart.
 fn finding_id(agent: &str, detector: &str, cause: &str, time_ns: u64) -> String {
     let time = time_ns.to_le_bytes();
-    let parts: [&[u8]; 4] = [agent.as_bytes(), detector.as_bytes(), cause.as_bytes(), &time];
+    let parts: [&[u8]; 4] = [
+        agent.as_bytes(),
+        detector.as_bytes(),
+        cause.as_bytes(),
+        &time,
+    ];
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for part in parts {
         for byte in part.iter().chain(&[0xff]) {

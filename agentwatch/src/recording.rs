@@ -47,7 +47,10 @@ impl Recorder {
             .create_new(true)
             .open(path)
             .with_context(|| format!("cannot make the recording {}", path.display()))?;
-        let mut recorder = Self { file: BufWriter::new(file), path: path.to_owned() };
+        let mut recorder = Self {
+            file: BufWriter::new(file),
+            path: path.to_owned(),
+        };
         recorder.write(&MAGIC)?;
         Ok(recorder)
     }
@@ -61,11 +64,15 @@ impl Recorder {
         for record in batch {
             self.write(record)?;
         }
-        self.file.flush().with_context(|| format!("cannot write {}", self.path.display()))
+        self.file
+            .flush()
+            .with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).with_context(|| format!("cannot write {}", self.path.display()))
+        self.file
+            .write_all(bytes)
+            .with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
@@ -104,12 +111,21 @@ impl<R: Read> Recording<R> {
             bail!("{name} is not a recording of agentwatch (`agentwatch record` makes one)");
         }
         if magic[11] != MAGIC[11] {
-            bail!("{name} is a recording of version {}, this agentwatch reads version {}", magic[11], MAGIC[11]);
+            bail!(
+                "{name} is a recording of version {}, this agentwatch reads version {}",
+                magic[11],
+                MAGIC[11]
+            );
         }
         if magic != MAGIC {
             bail!("{name} was recorded on a machine of the other byte order");
         }
-        Ok(Self { file, name, at: MAGIC.len() as u64, cut: 0 })
+        Ok(Self {
+            file,
+            name,
+            at: MAGIC.len() as u64,
+            cut: 0,
+        })
     }
 
     /// The next record, `None` at the end.
@@ -119,18 +135,24 @@ impl<R: Read> Recording<R> {
     /// When the file cannot be read, or what follows cannot be a record.
     pub fn read(&mut self) -> Result<Option<Bytes>> {
         let mut len = [0; 4];
-        let read = fill(&mut self.file, &mut len).with_context(|| format!("cannot read {}", self.name))?;
+        let read =
+            fill(&mut self.file, &mut len).with_context(|| format!("cannot read {}", self.name))?;
         if read < len.len() {
             self.cut = read as u64;
             return Ok(None);
         }
         let total = usize::try_from(u32::from_ne_bytes(len)).unwrap_or(usize::MAX);
         if !(size_of::<Header>()..=RECORD_MAX).contains(&total) {
-            bail!("{} is damaged: at byte {} a record of {total} bytes is announced", self.name, self.at);
+            bail!(
+                "{} is damaged: at byte {} a record of {total} bytes is announced",
+                self.name,
+                self.at
+            );
         }
         let mut record = vec![0; total];
         record[..4].copy_from_slice(&len);
-        let read = fill(&mut self.file, &mut record[4..]).with_context(|| format!("cannot read {}", self.name))?;
+        let read = fill(&mut self.file, &mut record[4..])
+            .with_context(|| format!("cannot read {}", self.name))?;
         if read < total - 4 {
             self.cut = read as u64 + 4;
             return Ok(None);
@@ -181,13 +203,28 @@ mod tests {
 
     #[test]
     fn what_is_no_recording_is_refused() {
-        assert!(read(b"").unwrap_err().to_string().contains("not a recording"));
-        assert!(read(&[b'x'; 64]).unwrap_err().to_string().contains("not a recording"));
+        assert!(
+            read(b"")
+                .unwrap_err()
+                .to_string()
+                .contains("not a recording")
+        );
+        assert!(
+            read(&[b'x'; 64])
+                .unwrap_err()
+                .to_string()
+                .contains("not a recording")
+        );
         let mut newer = MAGIC;
         newer[11] = 9;
         assert!(read(&newer).unwrap_err().to_string().contains("version 9"));
         let mut damaged = MAGIC.to_vec();
         damaged.extend_from_slice(&7u32.to_ne_bytes());
-        assert!(read(&damaged).unwrap_err().to_string().contains("damaged: at byte 16"));
+        assert!(
+            read(&damaged)
+                .unwrap_err()
+                .to_string()
+                .contains("damaged: at byte 16")
+        );
     }
 }

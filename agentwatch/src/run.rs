@@ -109,11 +109,17 @@ impl Job {
     /// # Errors
     ///
     /// What `execve` says, `NotFound` and `PermissionDenied` among it.
-    pub fn spawn(command: &[OsString], cgroup: &AgentCgroup, user: Option<&User>) -> io::Result<Self> {
+    pub fn spawn(
+        command: &[OsString],
+        cgroup: &AgentCgroup,
+        user: Option<&User>,
+    ) -> io::Result<Self> {
         let [program, arguments @ ..] = command else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let procs = fs::File::options().write(true).open(cgroup.path().join("cgroup.procs"))?;
+        let procs = fs::File::options()
+            .write(true)
+            .open(cgroup.path().join("cgroup.procs"))?;
         let own_group = getpgrp();
         let terminal = terminal(own_group);
         let mut command = Command::new(program);
@@ -152,8 +158,16 @@ impl Job {
         // initgroups, which reads files but is the one way to get a user's groups (as in sudo).
         unsafe { command.pre_exec(enter) };
         let child = command.spawn()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::Other)?;
-        let job = Self { child, pid, terminal, own_group };
+        let pid = i32::try_from(child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or(io::ErrorKind::Other)?;
+        let job = Self {
+            child,
+            pid,
+            terminal,
+            own_group,
+        };
         job.to_foreground();
         Ok(job)
     }
@@ -245,11 +259,21 @@ fn terminal(own_group: Pid) -> Terminal {
     }
     let foreground = tcgetpgrp(stdin).is_ok_and(|group| group == own_group);
     // In a pipeline the other programs belong to the same job and may want the terminal too.
-    if foreground && isatty(rustix::stdio::stdout()) { Terminal::Foreground } else { Terminal::Shared }
+    if foreground && isatty(rustix::stdio::stdout()) {
+        Terminal::Foreground
+    } else {
+        Terminal::Shared
+    }
 }
 
 fn become_user(name: &CString, uid: u32, gid: u32) -> io::Result<()> {
-    let check = |result: i32| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let check = |result: i32| {
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
     // SAFETY: a valid string and plain numbers; groups before the user, while it is still allowed.
     unsafe {
         check(libc::initgroups(name.as_ptr(), gid))?;
@@ -266,22 +290,37 @@ fn become_user(name: &CString, uid: u32, gid: u32) -> io::Result<()> {
 pub fn check_name(name: &str) -> Result<()> {
     let ok = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.chars().all(ok) {
-        bail!("an agent's name has 1 to 64 letters, digits, `.`, `_` and `-`, and does not begin with `.`: {name:?} does not fit");
+        bail!(
+            "an agent's name has 1 to 64 letters, digits, `.`, `_` and `-`, and does not begin with `.`: {name:?} does not fit"
+        );
     }
     Ok(())
 }
 
 /// A name made from the command.
 pub fn name_of(command: &[OsString]) -> String {
-    let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
+    let program = command
+        .first()
+        .map(|program| program.to_string_lossy())
+        .unwrap_or_default();
     let base = program.rsplit('/').next().unwrap_or_default();
     let name: String = base
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
         .take(64)
         .collect();
     let name = name.trim_start_matches('.');
-    if name.is_empty() { "agent".to_owned() } else { name.to_owned() }
+    if name.is_empty() {
+        "agent".to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -301,9 +340,13 @@ mod tests {
 
     #[test]
     fn users() {
-        let users = "root:x:0:0:root:/root:/bin/bash\nbad line\nada:x:1000:1001:A,,:/home/ada:/bin/sh\n";
+        let users =
+            "root:x:0:0:root:/root:/bin/bash\nbad line\nada:x:1000:1001:A,,:/home/ada:/bin/sh\n";
         let ada = find_in(users, "ada").unwrap();
-        assert_eq!((ada.uid, ada.gid, ada.home.to_str()), (1000, 1001, Some("/home/ada")));
+        assert_eq!(
+            (ada.uid, ada.gid, ada.home.to_str()),
+            (1000, 1001, Some("/home/ada"))
+        );
         assert_eq!(find_in(users, "1000"), Some(ada));
         assert_eq!(find_in(users, "eve"), None);
     }

@@ -76,17 +76,31 @@ impl Session {
     ///
     /// When the kernel refuses something without which nothing can be watched.
     pub fn start(plan: Plan, outputs: Outputs) -> Result<Self> {
-        let Plan { name, cgroup, workspace, policy, mut probe, homes } = plan;
+        let Plan {
+            name,
+            cgroup,
+            workspace,
+            policy,
+            mut probe,
+            homes,
+        } = plan;
         let prefilter = policy.sensitive.prefilter();
         probe.send_all_reads = matches!(prefilter, Prefilter::Everything { .. });
         let kernel_log = probe.kernel_log > 0;
         let mut probe = Probe::load(&probe)?;
         if let Prefilter::Names(names) = &prefilter {
-            let inodes = policy.existing_sensitive_files(&homes).filter_map(|path: PathBuf| device_inode(&path));
+            let inodes = policy
+                .existing_sensitive_files(&homes)
+                .filter_map(|path: PathBuf| device_inode(&path));
             probe.sensitive(names.iter().map(String::as_str), inodes)?;
         }
-        let log = if kernel_log { Some(probe.logger()?) } else { None };
-        let source = Source::new(probe.take_rings()?).context("cannot wait for the kernel's records")?;
+        let log = if kernel_log {
+            Some(probe.logger()?)
+        } else {
+            None
+        };
+        let source =
+            Source::new(probe.take_rings()?).context("cannot wait for the kernel's records")?;
         let mut session = Self {
             probe: None,
             source,
@@ -109,8 +123,16 @@ impl Session {
     fn introduce(&mut self, name: &str, workspace: Option<&std::path::Path>) {
         let now = respond::now_ns();
         let cgroup = (self.cgroup.path(), self.cgroup.id);
-        self.batch.push(seed::agent(AGENT, name, cgroup, workspace, now, wall_offset_ns()));
-        self.batch.extend(seed::ancestors(AGENT, std::process::id(), now));
+        self.batch.push(seed::agent(
+            AGENT,
+            name,
+            cgroup,
+            workspace,
+            now,
+            wall_offset_ns(),
+        ));
+        self.batch
+            .extend(seed::ancestors(AGENT, std::process::id(), now));
     }
 
     /// Tags what is in the cgroup already. Again until nothing new is found: a process may fork in
@@ -121,8 +143,12 @@ impl Session {
         }
         let mut known = std::collections::HashSet::new();
         loop {
-            let new: Vec<u32> =
-                self.cgroup.processes()?.into_iter().filter(|pid| known.insert(*pid)).collect();
+            let new: Vec<u32> = self
+                .cgroup
+                .processes()?
+                .into_iter()
+                .filter(|pid| known.insert(*pid))
+                .collect();
             if new.is_empty() {
                 return Ok(());
             }
@@ -130,9 +156,14 @@ impl Session {
                 let Some(stat) = seed::stat(pid) else {
                     continue;
                 };
-                let task = Task { start_ns: stat.start_ns, agent: AGENT, ppid: stat.ppid };
+                let task = Task {
+                    start_ns: stat.start_ns,
+                    agent: AGENT,
+                    ppid: stat.ppid,
+                };
                 probe.tag(pid, task)?;
-                self.batch.extend(seed::seed(AGENT, pid, true, respond::now_ns()));
+                self.batch
+                    .extend(seed::seed(AGENT, pid, true, respond::now_ns()));
             }
         }
     }
@@ -156,13 +187,35 @@ impl Session {
     }
 
     fn flow(&mut self) -> Result<()> {
-        let Self { probe, pipeline, cgroup, batch, outputs, killed_by, .. } = self;
-        let Outputs { store, recorder, account, notices } = outputs;
-        let mut sink = Outlet { store: store.as_ref(), account, notices, cgroup, probe: probe.as_ref(), killed_by };
+        let Self {
+            probe,
+            pipeline,
+            cgroup,
+            batch,
+            outputs,
+            killed_by,
+            ..
+        } = self;
+        let Outputs {
+            store,
+            recorder,
+            account,
+            notices,
+        } = outputs;
+        let mut sink = Outlet {
+            store: store.as_ref(),
+            account,
+            notices,
+            cgroup,
+            probe: probe.as_ref(),
+            killed_by,
+        };
         for record in batch.iter() {
             pipeline.step(record, &mut sink);
         }
-        let written = recorder.as_mut().map_or(Ok(()), |recorder| recorder.append(batch));
+        let written = recorder
+            .as_mut()
+            .map_or(Ok(()), |recorder| recorder.append(batch));
         batch.clear();
         written
     }
@@ -205,13 +258,22 @@ impl Session {
         self.source.open_flows(AGENT, now, &mut self.batch);
         let tally = self.source.tally(AGENT);
         let head = source::header(kind::TALLY, AGENT, 0, 0, now);
-        self.batch.push(source::record(&mut bytes::BytesMut::new(), head, &tally, &[]));
+        self.batch.push(source::record(
+            &mut bytes::BytesMut::new(),
+            head,
+            &tally,
+            &[],
+        ));
         self.flow()?;
         let mut tally = Tally::from(&tally);
         if self.pipeline.undecodable > 0 {
-            tally.lost.push(("not understood", self.pipeline.undecodable));
+            tally
+                .lost
+                .push(("not understood", self.pipeline.undecodable));
         }
-        let Self { outputs, killed_by, .. } = self;
+        let Self {
+            outputs, killed_by, ..
+        } = self;
         Ok((outputs, tally, killed_by))
     }
 }
@@ -266,12 +328,25 @@ pub fn row_of(event: &Event, world: &World) -> Option<Row> {
     let agent = world.agent(event.agent);
     let name = agent.map_or("", |agent| agent.info.name.as_str());
     let wall_offset_ns = agent.map_or(0, |agent| agent.info.wall_offset_ns);
-    Some(Row::new(event, world.processes.exe(event.process), name, wall_offset_ns))
+    Some(Row::new(
+        event,
+        world.processes.exe(event.process),
+        name,
+        wall_offset_ns,
+    ))
 }
 
 fn members(probe: Option<&Probe>, agent: u32) -> Vec<ProcessKey> {
-    let tagged = probe.and_then(|probe| probe.tagged(agent).ok()).unwrap_or_default();
-    tagged.into_iter().map(|(pid, task)| ProcessKey { pid, start_ns: task.start_ns }).collect()
+    let tagged = probe
+        .and_then(|probe| probe.tagged(agent).ok())
+        .unwrap_or_default();
+    tagged
+        .into_iter()
+        .map(|(pid, task)| ProcessKey {
+            pid,
+            start_ns: task.start_ns,
+        })
+        .collect()
 }
 
 /// What to add to `CLOCK_BOOTTIME` nanoseconds to get Unix time, now.

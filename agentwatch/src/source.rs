@@ -40,7 +40,8 @@ impl Source {
         let [prio, bulk] = rings.fds()?;
         let wait = |fd| {
             // SAFETY: an owned descriptor, which stays open as long as this registration.
-            unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
+            unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+                .map_err(io::Error::from)
         };
         Ok(Self {
             fds: [wait(prio)?, wait(bulk)?],
@@ -64,8 +65,16 @@ impl Source {
     /// other, so what one read gives may be a little older than what the read before gave.
     pub fn drain(&mut self, batch: &mut Vec<Bytes>) {
         let start = batch.len();
-        let Self { rings, arena, delivered, udp, fds: _ } = self;
-        let Rings { prio, bulk, flows, .. } = rings;
+        let Self {
+            rings,
+            arena,
+            delivered,
+            udp,
+            fds: _,
+        } = self;
+        let Rings {
+            prio, bulk, flows, ..
+        } = rings;
         for ring in [prio, bulk] {
             while let Some(item) = ring.next() {
                 let record: &[u8] = &item;
@@ -105,7 +114,13 @@ impl Source {
             .filter(|(_, state)| state.agent == agent)
             .collect();
         for (key, state) in open {
-            batch.push(close(&mut self.arena, &key, &state, now_ns, flow::close::ALIVE));
+            batch.push(close(
+                &mut self.arena,
+                &key,
+                &state,
+                now_ns,
+                flow::close::ALIVE,
+            ));
             let _ = self.rings.flows.remove(&key);
         }
     }
@@ -179,13 +194,24 @@ fn close(arena: &mut BytesMut, key: &FlowKey, state: &FlowState, now_ns: u64, bi
         bytes_in: state.bytes_in,
         bytes_out: state.bytes_out,
         open_ns: state.open_ns,
-        state: bits | if established { flow::close::ESTABLISHED } else { 0 },
+        state: bits
+            | if established {
+                flow::close::ESTABLISHED
+            } else {
+                0
+            },
         pad: 0,
     };
     let header = Header {
         ppid: state.ppid,
         uid: state.uid,
-        ..header(kind::FLOW_CLOSE, state.agent, state.tgid, state.start_ns, now_ns)
+        ..header(
+            kind::FLOW_CLOSE,
+            state.agent,
+            state.tgid,
+            state.start_ns,
+            now_ns,
+        )
     };
     record(arena, header, &payload, &[])
 }
@@ -210,7 +236,12 @@ pub fn header(kind: u16, agent: u32, pid: u32, start_ns: u64, time_ns: u64) -> H
 }
 
 /// A record that userspace makes: header, payload, tail. A tail too long for a record is cut.
-pub fn record<T: Copy>(arena: &mut BytesMut, mut header: Header, payload: &T, tail: &[&[u8]]) -> Bytes {
+pub fn record<T: Copy>(
+    arena: &mut BytesMut,
+    mut header: Header,
+    payload: &T,
+    tail: &[&[u8]],
+) -> Bytes {
     let len = size_of::<Header>() + size_of::<T>() + tail.iter().map(|t| t.len()).sum::<usize>();
     header.len = u32::try_from(len).unwrap_or(u32::MAX);
     put(arena, &header);
@@ -225,6 +256,7 @@ pub fn record<T: Copy>(arena: &mut BytesMut, mut header: Header, payload: &T, ta
 fn put<T: Copy>(arena: &mut BytesMut, value: &T) {
     // SAFETY: wire structures have no padding (asserted where they are defined): each of their bytes
     // is set.
-    let bytes = unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) };
+    let bytes =
+        unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) };
     arena.put_slice(bytes);
 }

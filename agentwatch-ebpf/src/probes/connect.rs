@@ -97,7 +97,9 @@ pub fn trigger(tgid: u32, ppid: u32) -> Trigger {
         return *trigger;
     }
     // SAFETY: as above.
-    unsafe { TRIGGERS.get(&ppid) }.copied().unwrap_or(NO_TRIGGER)
+    unsafe { TRIGGERS.get(&ppid) }
+        .copied()
+        .unwrap_or(NO_TRIGGER)
 }
 
 /// `BPF_CGROUP_UDP4_SENDMSG`, `BPF_CGROUP_UDP6_SENDMSG`: a send that names its peer.

@@ -39,7 +39,11 @@ struct Check {
 }
 
 fn check(what: &str, state: State, detail: impl Into<String>) -> Check {
-    Check { what: what.to_owned(), state, detail: detail.into() }
+    Check {
+        what: what.to_owned(),
+        state,
+        detail: detail.into(),
+    }
 }
 
 /// Runs `agentwatch doctor`.
@@ -52,8 +56,17 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
             }
         }
         Output::Table => {
-            let width = checks.iter().map(|check| check.what.len()).max().unwrap_or(0);
-            for Check { what, state, detail } in &checks {
+            let width = checks
+                .iter()
+                .map(|check| check.what.len())
+                .max()
+                .unwrap_or(0);
+            for Check {
+                what,
+                state,
+                detail,
+            } in &checks
+            {
                 let mark = match state {
                     State::Ok => "ok     ",
                     State::Partial => "partial",
@@ -63,7 +76,10 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
             }
         }
     }
-    let missing = checks.iter().filter(|check| check.state == State::Missing).count();
+    let missing = checks
+        .iter()
+        .filter(|check| check.state == State::Missing)
+        .count();
     if args.output == Output::Table {
         super::print(if missing == 0 {
             "\nAgents can be watched and stopped on this kernel.\n"
@@ -79,16 +95,34 @@ fn all() -> Vec<Check> {
     checks.push(if support::is_root() {
         check("root", State::Ok, "yes")
     } else {
-        check("root", State::Missing, "programs are loaded into the kernel as root: sudo agentwatch doctor")
+        check(
+            "root",
+            State::Missing,
+            "programs are loaded into the kernel as root: sudo agentwatch doctor",
+        )
     });
     checks.push(btf());
     checks.extend(cgroups());
     let lsm = support::lsm();
     checks.push(if lsm.split(',').any(|module| module == "bpf") {
-        check("LSM tier", State::Partial, "bpf is an active LSM; this version does not use it yet")
+        check(
+            "LSM tier",
+            State::Partial,
+            "bpf is an active LSM; this version does not use it yet",
+        )
     } else {
-        let list = if lsm.is_empty() { "not shown (securityfs is not mounted)" } else { &lsm };
-        check("LSM tier", State::Partial, format!("bpf is not among the active LSMs: {list}; nothing is denied, agents are killed"))
+        let list = if lsm.is_empty() {
+            "not shown (securityfs is not mounted)"
+        } else {
+            &lsm
+        };
+        check(
+            "LSM tier",
+            State::Partial,
+            format!(
+                "bpf is not among the active LSMs: {list}; nothing is denied, agents are killed"
+            ),
+        )
     });
     if support::is_root() {
         checks.extend(programs());
@@ -98,7 +132,11 @@ fn all() -> Vec<Check> {
 
 fn btf() -> Check {
     match offsets::read(Path::new(offsets::BTF)) {
-        Ok(_) => check("BTF", State::Ok, format!("{}, every field that is needed is in it", offsets::BTF)),
+        Ok(_) => check(
+            "BTF",
+            State::Ok,
+            format!("{}, every field that is needed is in it", offsets::BTF),
+        ),
         Err(error) => check("BTF", State::Missing, format!("{error:#}")),
     }
 }
@@ -115,12 +153,20 @@ fn cgroups() -> Vec<Check> {
         checks.push(if own.join("cgroup.kill").exists() {
             check("kill", State::Ok, "cgroup.kill: the whole agent at once")
         } else {
-            check("kill", State::Partial, "no cgroup.kill (before Linux 5.14): frozen, then killed one by one")
+            check(
+                "kill",
+                State::Partial,
+                "no cgroup.kill (before Linux 5.14): frozen, then killed one by one",
+            )
         });
         checks.push(if own.join("cgroup.freeze").exists() {
             check("freeze", State::Ok, "cgroup.freeze")
         } else {
-            check("freeze", State::Missing, "no cgroup.freeze (before Linux 5.2)")
+            check(
+                "freeze",
+                State::Missing,
+                "no cgroup.freeze (before Linux 5.2)",
+            )
         });
         let _ = fs::remove_dir(&own);
     }
@@ -130,7 +176,12 @@ fn cgroups() -> Vec<Check> {
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter(|entry| {
-            let pid = entry.file_name().to_string_lossy().rsplit('-').next().and_then(|pid| pid.parse::<u32>().ok());
+            let pid = entry
+                .file_name()
+                .to_string_lossy()
+                .rsplit('-')
+                .next()
+                .and_then(|pid| pid.parse::<u32>().ok());
             pid.is_none_or(|pid| !Path::new("/proc").join(pid.to_string()).exists())
         })
         .map(|entry| entry.path().display().to_string())
@@ -139,7 +190,10 @@ fn cgroups() -> Vec<Check> {
         checks.push(check(
             "left-over agents",
             State::Partial,
-            format!("their agentwatch was killed, nobody watches them: {}", left.join(", ")),
+            format!(
+                "their agentwatch was killed, nobody watches them: {}",
+                left.join(", ")
+            ),
         ));
     }
     checks
@@ -149,7 +203,13 @@ fn cgroups() -> Vec<Check> {
 fn programs() -> Vec<Check> {
     let probe = match Probe::load(&Options::DEFAULT) {
         Ok(probe) => probe,
-        Err(error) => return vec![check("kernel programs", State::Missing, format!("{error:#}"))],
+        Err(error) => {
+            return vec![check(
+                "kernel programs",
+                State::Missing,
+                format!("{error:#}"),
+            )];
+        }
     };
     let mut checks = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
@@ -159,10 +219,18 @@ fn programs() -> Vec<Check> {
             continue;
         }
         seen.push(gives);
-        let of_it: Vec<_> = probe.capabilities.iter().filter(|c| c.gives == gives).collect();
+        let of_it: Vec<_> = probe
+            .capabilities
+            .iter()
+            .filter(|c| c.gives == gives)
+            .collect();
         let missing: Vec<String> = of_it
             .iter()
-            .filter_map(|c| c.missing.as_ref().map(|reason| format!("{}: {reason}", c.hook)))
+            .filter_map(|c| {
+                c.missing
+                    .as_ref()
+                    .map(|reason| format!("{}: {reason}", c.hook))
+            })
             .collect();
         checks.push(if missing.is_empty() {
             let hook = match of_it[..] {

@@ -34,8 +34,15 @@ pub struct EventsArgs {
 
 /// Runs `agentwatch events`.
 pub fn run(args: EventsArgs) -> Result<ExitCode> {
-    if let Some(unknown) = args.kind.iter().find(|kind| !Kind::NAMES.contains(&kind.as_str())) {
-        bail!("no kind of event is called {unknown:?}; there are: {}", Kind::NAMES.join(", "));
+    if let Some(unknown) = args
+        .kind
+        .iter()
+        .find(|kind| !Kind::NAMES.contains(&kind.as_str()))
+    {
+        bail!(
+            "no kind of event is called {unknown:?}; there are: {}",
+            Kind::NAMES.join(", ")
+        );
     }
     let mut history = args.selection.open()?;
     let said = history.warnings.len();
@@ -77,7 +84,9 @@ fn line(row: &Row) -> String {
 pub fn what(row: &Row) -> String {
     let path = row.path.as_deref().unwrap_or_default();
     let failed = match row.result {
-        Some(errno) if errno < 0 => format!("  failed: {}", std::io::Error::from_raw_os_error(-errno)),
+        Some(errno) if errno < 0 => {
+            format!("  failed: {}", std::io::Error::from_raw_os_error(-errno))
+        }
         _ => String::new(),
     };
     let remote = row.remote.as_deref().unwrap_or("?");
@@ -95,7 +104,10 @@ pub fn what(row: &Row) -> String {
             row.number("to").unwrap_or(0)
         ),
         "connect" => format!("{protocol} to {remote}"),
-        "accept" => format!("{protocol} from {remote} at {}", row.local.as_deref().unwrap_or("?")),
+        "accept" => format!(
+            "{protocol} from {remote} at {}",
+            row.local.as_deref().unwrap_or("?")
+        ),
         "listen" => format!("{protocol} at {}", row.local.as_deref().unwrap_or("?")),
         "flow_open" => format!("{protocol} {} {remote}", arrow(row)),
         "flow_data" => format!(
@@ -110,7 +122,11 @@ pub fn what(row: &Row) -> String {
             arrow(row),
             row.bytes_out.unwrap_or(0),
             row.bytes_in.unwrap_or(0),
-            if row.is("established") { "" } else { "  never established" }
+            if row.is("established") {
+                ""
+            } else {
+                "  never established"
+            }
         ),
         "open" => {
             let how = if row.is("created") {
@@ -123,13 +139,23 @@ pub fn what(row: &Row) -> String {
             format!("{path}  {how}{failed}")
         }
         "rename" => format!("{path} → {}{failed}", row.path2.as_deref().unwrap_or("?")),
-        "link" => format!("{} is {path} too{failed}", row.path2.as_deref().unwrap_or("?")),
-        "symlink" => format!("{} leads to {path}{failed}", row.path2.as_deref().unwrap_or("?")),
+        "link" => format!(
+            "{} is {path} too{failed}",
+            row.path2.as_deref().unwrap_or("?")
+        ),
+        "symlink" => format!(
+            "{} leads to {path}{failed}",
+            row.path2.as_deref().unwrap_or("?")
+        ),
         "chmod" => format!("{path}  to {:o}{failed}", row.number("mode").unwrap_or(0)),
         _ => format!("{path}{failed}"),
     }
 }
 
 fn arrow(row: &Row) -> &'static str {
-    if row.direction.as_deref() == Some("in") { "from" } else { "to" }
+    if row.direction.as_deref() == Some("in") {
+        "from"
+    } else {
+        "to"
+    }
 }

@@ -1,6 +1,6 @@
 //! `agentwatch findings`.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -47,9 +47,13 @@ pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
     let mut found = args.selection.open()?.findings(&args.selection.filter()?)?;
     found.retain(|stored| {
         let finding = &stored.finding;
-        let own = severity(finding["severity"].as_str().unwrap_or_default()).unwrap_or(Severity::Info);
+        let own =
+            severity(finding["severity"].as_str().unwrap_or_default()).unwrap_or(Severity::Info);
         args.severity.is_none_or(|least| own >= least)
-            && args.detector.as_deref().is_none_or(|id| finding["detector"] == id)
+            && args
+                .detector
+                .as_deref()
+                .is_none_or(|id| finding["detector"] == id)
             && args.id.as_deref().is_none_or(|id| finding["id"] == id)
     });
     if let (Some(id), true) = (&args.id, found.is_empty()) {
@@ -114,35 +118,73 @@ fn full(stored: &StoredFinding) -> String {
         clock(stored.time_ns),
         done(finding),
     );
-    for (n, technique) in finding["techniques"].as_array().into_iter().flatten().enumerate() {
+    for (n, technique) in finding["techniques"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         let label = if n == 0 { "technique" } else { "" };
-        out += &format!("  {label:<10} {} {}\n", text(technique, "id"), text(technique, "name"));
+        let _ = writeln!(
+            out,
+            "  {label:<10} {} {}",
+            text(technique, "id"),
+            text(technique, "name")
+        );
     }
     let ancestry = finding["ancestry"].as_array().into_iter().flatten();
-    for (n, process) in std::iter::once(&finding["process"]).chain(ancestry).enumerate() {
+    for (n, process) in std::iter::once(&finding["process"])
+        .chain(ancestry)
+        .enumerate()
+    {
         let label = if n == 0 { "chain" } else { "" };
-        let argv: Vec<&str> = process["argv"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let place = if process["member"] == true { "" } else { "  (not the agent's)" };
-        out += &format!(
-            "  {label:<10} {} {}  {}{place}\n",
+        let argv: Vec<&str> = process["argv"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let place = if process["member"] == true {
+            ""
+        } else {
+            "  (not the agent's)"
+        };
+        let _ = writeln!(
+            out,
+            "  {label:<10} {} {}  {}{place}",
             process["pid"],
             base(text(process, "exe")),
-            argv.join(" "),
+            cut(&argv.join(" ")),
         );
     }
     let decided = finding["time_ns"].as_i64().unwrap_or(0);
-    for (n, piece) in finding["evidence"].as_array().into_iter().flatten().enumerate() {
+    for (n, piece) in finding["evidence"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         let label = if n == 0 { "evidence" } else { "" };
         // Against the deciding event: the boot clock says nothing to a person.
         let before_us = (piece["time_ns"].as_i64().unwrap_or(0) - decided) / 1000;
-        out += &format!(
-            "  {label:<10} {:>+12.3} ms  pid {}  {}\n",
+        let _ = writeln!(
+            out,
+            "  {label:<10} {:>+12.3} ms  pid {}  {}",
             milliseconds(before_us),
             piece["pid"],
             text(piece, "what")
         );
     }
     out
+}
+
+/// A command line, short enough for a line; `-o json` has it whole.
+fn cut(command: &str) -> String {
+    const LONGEST: usize = 100;
+    if command.chars().count() <= LONGEST {
+        return command.to_owned();
+    }
+    command.chars().take(LONGEST - 1).chain(['…']).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]

@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use super::Output;
-use crate::store::{default_data_dir, query::{Filter, History}};
+use crate::store::{
+    default_data_dir,
+    query::{Filter, History},
+};
 
 /// Which part of the history.
 #[derive(Debug, Args)]
@@ -79,7 +82,9 @@ fn time(text: &str) -> Result<i64> {
         None => text
             .parse::<jiff::Timestamp>()
             .with_context(|| {
-                format!("{text:?} is no time; say how long ago (10m, 2h, 3d) or 2026-11-21T09:00:00Z")
+                format!(
+                    "{text:?} is no time; say how long ago (10m, 2h, 3d) or 2026-11-21T09:00:00Z"
+                )
             })?
             .as_nanosecond(),
     };
@@ -95,14 +100,20 @@ fn age(text: &str) -> Option<u64> {
         'd' => 86_400,
         _ => return None,
     };
-    text[..text.len() - 1].parse::<u64>().ok()?.checked_mul(unit)
+    text[..text.len() - 1]
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(unit)
 }
 
 /// A time of day in the local zone; with the date when it is not today.
 pub fn clock(time_ns: i64) -> String {
     let zone = jiff::tz::TimeZone::system();
     let time = jiff::Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or_default();
-    let (time, now) = (time.to_zoned(zone.clone()), jiff::Timestamp::now().to_zoned(zone));
+    let (time, now) = (
+        time.to_zoned(zone.clone()),
+        jiff::Timestamp::now().to_zoned(zone),
+    );
     if time.date() == now.date() {
         time.strftime("%H:%M:%S.%3f").to_string()
     } else {
@@ -112,7 +123,10 @@ pub fn clock(time_ns: i64) -> String {
 
 /// The last component of a path.
 pub fn base(path: &str) -> &str {
-    path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(path)
+    path.rsplit('/')
+        .next()
+        .filter(|name| !name.is_empty())
+        .unwrap_or(path)
 }
 
 #[cfg(test)]

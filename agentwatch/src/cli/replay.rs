@@ -80,13 +80,22 @@ impl Sink for Collected {
 /// # Errors
 ///
 /// When the recording cannot be read.
-pub fn findings(recording: &mut Recording<impl std::io::Read>, policy: Policy) -> Result<Vec<Finding>> {
+pub fn findings(
+    recording: &mut Recording<impl std::io::Read>,
+    policy: Policy,
+) -> Result<Vec<Finding>> {
     Ok(replay(recording, policy)?.0.findings)
 }
 
-fn replay(recording: &mut Recording<impl std::io::Read>, policy: Policy) -> Result<(Collected, u64)> {
+fn replay(
+    recording: &mut Recording<impl std::io::Read>,
+    policy: Policy,
+) -> Result<(Collected, u64)> {
     let mut pipeline = Pipeline::new(policy);
-    let mut collected = Collected { account: Account::new("", &[]), findings: Vec::new() };
+    let mut collected = Collected {
+        account: Account::new("", &[]),
+        findings: Vec::new(),
+    };
     while let Some(record) = recording.read()? {
         pipeline.step(&record, &mut collected);
     }
@@ -110,7 +119,9 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
         );
     }
     if undecodable > 0 {
-        eprintln!("agentwatch: {undecodable} records were not understood: made by another version?");
+        eprintln!(
+            "agentwatch: {undecodable} records were not understood: made by another version?"
+        );
     }
     match args.output {
         Output::Json => {
@@ -119,7 +130,12 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
             }
         }
         Output::Table => {
-            let mut notices = Notices::new(Format::Text { colour: super::colour() }, None);
+            let mut notices = Notices::new(
+                Format::Text {
+                    colour: super::colour(),
+                },
+                None,
+            );
             for finding in &findings {
                 notices.finding(finding);
             }
@@ -127,5 +143,9 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
             super::print(&account.text(super::colour()))?;
         }
     }
-    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
+    Ok(if findings.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FOUND)
+    })
 }

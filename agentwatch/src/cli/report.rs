@@ -27,7 +27,10 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     let mut history = selection.open()?;
     let run = history.run(selection.run(), selection.agent())?;
     let mut account = Account::new(&run.agent, &run.command);
-    let filter = Filter { run: Some(run.run.clone()), ..Filter::default() };
+    let filter = Filter {
+        run: Some(run.run.clone()),
+        ..Filter::default()
+    };
     let mut stored = 0;
     history.events(&filter, |row| {
         stored += 1;
@@ -37,7 +40,11 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     for finding in history.findings(&filter)? {
         account.stored_finding(&finding.finding);
     }
-    if let Some(tally) = run.tally.as_deref().and_then(|json| serde_json::from_str(json).ok()) {
+    if let Some(tally) = run
+        .tally
+        .as_deref()
+        .and_then(|json| serde_json::from_str(json).ok())
+    {
         account.stored_tally(&tally);
     }
     account.ended(run.exit_status, run.killed_by.as_deref());

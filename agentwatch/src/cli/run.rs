@@ -124,14 +124,17 @@ pub struct RecordArgs {
 /// Runs `agentwatch run`.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     ready()?;
-    let policy = match &args.policy {
+    let mut policy = match &args.policy {
         Some(path) => Policy::load(path)?,
         None => Policy::default(),
     };
     for warning in &policy.warnings {
         eprintln!("agentwatch: {warning}");
     }
-    let name = args.name.clone().unwrap_or_else(|| run::name_of(&args.command));
+    let name = args
+        .name
+        .clone()
+        .unwrap_or_else(|| run::name_of(&args.command));
     run::check_name(&name)?;
     let user = args.user.as_deref().map(User::find).transpose()?;
     let workspace = workspace(args.workspace.as_deref())?;
@@ -140,7 +143,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let store = if args.no_history {
         None
     } else {
-        Some(Store::open(&dir, &name, &command, session::wall_offset_ns())?)
+        Some(Store::open(
+            &dir,
+            &name,
+            &command,
+            session::wall_offset_ns(),
+        )?)
     };
     let cgroup = AgentCgroup::create(cgroup_of(&name)?)?;
     let outputs = Outputs {
@@ -149,24 +157,44 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         account: Account::new(&name, &command),
         notices: notices(args.output, args.log.as_deref())?,
     };
-    let mut homes = vec![PathBuf::from("/root")];
-    homes.extend(user.as_ref().map(|user| user.home.clone()));
+    let homes = homes(user.as_ref());
+    for home in &homes {
+        policy
+            .sensitive
+            .add_home(home)
+            .with_context(|| format!("the home folder {} cannot stand for ~", home.display()))?;
+    }
     let plan = Plan {
         name,
         cgroup: cgroup.clone(),
         workspace: Some(workspace),
         policy,
-        probe: probe::Options { kernel_log: args.kernel_log, ..probe::Options::DEFAULT },
+        probe: probe::Options {
+            kernel_log: args.kernel_log,
+            ..probe::Options::DEFAULT
+        },
         homes,
     };
-    let task = Task::Command { command: &args.command, user: user.as_ref(), leftover: args.leftover };
+    let task = Task::Command {
+        command: &args.command,
+        user: user.as_ref(),
+        leftover: args.leftover,
+    };
     let result = watch(plan, outputs, &task);
     cgroup.remove();
     let (mut outputs, ended) = result?;
     let history = outputs.store.take().map(|store| {
         let killed = ended.killed_by.as_ref().map(|finding| finding.id.as_str());
         let run = store.run.clone();
-        (dir, run, store.finish(ended.change.map(|change| i32::from(change.status())), killed, &ended.tally))
+        (
+            dir,
+            run,
+            store.finish(
+                ended.change.map(|change| i32::from(change.status())),
+                killed,
+                &ended.tally,
+            ),
+        )
     });
     Ok(account(outputs, &ended, history.as_ref()))
 }
@@ -201,12 +229,19 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         workspace: if made { Some(workspace(None)?) } else { None },
         policy,
         probe: probe::Options::DEFAULT,
-        homes: vec!["/root".into()],
+        homes: homes(user.as_ref()),
     };
     let task = if made {
-        Task::Command { command: &args.command, user: user.as_ref(), leftover: Leftover::Kill }
+        Task::Command {
+            command: &args.command,
+            user: user.as_ref(),
+            leftover: Leftover::Kill,
+        }
     } else {
-        eprintln!("agentwatch: recording {}; Ctrl-C ends it", cgroup.path().display());
+        eprintln!(
+            "agentwatch: recording {}; Ctrl-C ends it",
+            cgroup.path().display()
+        );
         Task::Cgroup
     };
     let result = watch(plan, outputs, &task);
@@ -222,7 +257,11 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
 /// What is watched.
 enum Task<'a> {
     /// A command, from its start to its end.
-    Command { command: &'a [OsString], user: Option<&'a User>, leftover: Leftover },
+    Command {
+        command: &'a [OsString],
+        user: Option<&'a User>,
+        leftover: Leftover,
+    },
     /// What is in the cgroup, until somebody says it is enough, or the cgroup is gone.
     Cgroup,
 }
@@ -247,9 +286,26 @@ fn ready() -> Result<()> {
     Ok(())
 }
 
+/// What `~` stands for in the policy, beside /root and /home: the homes that the command knows.
+fn homes(user: Option<&User>) -> Vec<PathBuf> {
+    let own = std::env::var_os("HOME")
+        .filter(|home| !home.is_empty())
+        .map(PathBuf::from);
+    [
+        Some("/root".into()),
+        own,
+        user.map(|user| user.home.clone()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
 /// A new place among the cgroups, one for each run.
 fn cgroup_of(name: &str) -> Result<PathBuf> {
-    Ok(support::cgroup2()?.join("agentwatch").join(format!("{name}-{}", std::process::id())))
+    Ok(support::cgroup2()?
+        .join("agentwatch")
+        .join(format!("{name}-{}", std::process::id())))
 }
 
 fn workspace(given: Option<&Path>) -> Result<PathBuf> {
@@ -261,14 +317,15 @@ fn workspace(given: Option<&Path>) -> Result<PathBuf> {
 
 /// A command as it is shown and stored.
 fn shown(command: &[OsString]) -> Vec<String> {
-    command.iter().map(|word| crate::text::escape(word.as_encoded_bytes())).collect()
+    command
+        .iter()
+        .map(|word| crate::text::escape(word.as_encoded_bytes()))
+        .collect()
 }
 
 fn notices(output: Output, log: Option<&Path>) -> Result<Notices> {
     let file = log
-        .map(|path| {
-            File::create(path).with_context(|| format!("cannot write {}", path.display()))
-        })
+        .map(|path| File::create(path).with_context(|| format!("cannot write {}", path.display())))
         .transpose()?;
     let format = match output {
         Output::Json => Format::Json,
@@ -292,22 +349,34 @@ fn watch(plan: Plan, outputs: Outputs, task: &Task<'_>) -> Result<(Outputs, Ende
         let mut signals = Signals::new()?;
         let mut session = Session::start(plan, outputs)?;
         let (change, failure, left) = match task {
-            Task::Command { command, user, leftover } => {
-                match Job::spawn(command, session.cgroup(), *user) {
-                    Ok(job) => {
-                        let (change, left) = command_to_end(&mut session, job, &mut signals, *leftover).await?;
-                        (Some(change), None, left)
-                    }
-                    Err(error) => (None, Some(error), 0),
+            Task::Command {
+                command,
+                user,
+                leftover,
+            } => match Job::spawn(command, session.cgroup(), *user) {
+                Ok(job) => {
+                    let (change, left) =
+                        command_to_end(&mut session, job, &mut signals, *leftover).await?;
+                    (Some(change), None, left)
                 }
-            }
+                Err(error) => (None, Some(error), 0),
+            },
             Task::Cgroup => {
                 until_told(&mut session, &mut signals).await?;
                 (None, None, 0)
             }
         };
         let (outputs, tally, killed_by) = session.end()?;
-        Ok((outputs, Ended { change, failure, left, tally, killed_by }))
+        Ok((
+            outputs,
+            Ended {
+                change,
+                failure,
+                left,
+                tally,
+                killed_by,
+            },
+        ))
     })
 }
 
@@ -416,8 +485,17 @@ async fn until_told(session: &mut Session, signals: &mut Signals) -> Result<()> 
 }
 
 /// Says how it ended, and gives the exit status for it.
-fn account(outputs: Outputs, ended: &Ended, history: Option<&(PathBuf, String, Stats)>) -> ExitCode {
-    let Outputs { store: _, recorder: _, mut account, mut notices } = outputs;
+fn account(
+    outputs: Outputs,
+    ended: &Ended,
+    history: Option<&(PathBuf, String, Stats)>,
+) -> ExitCode {
+    let Outputs {
+        store: _,
+        recorder: _,
+        mut account,
+        mut notices,
+    } = outputs;
     notices.flush();
     if let Some(error) = &ended.failure {
         let (status, what) = match error.kind() {
@@ -440,7 +518,10 @@ fn account(outputs: Outputs, ended: &Ended, history: Option<&(PathBuf, String, S
         (None, None) => 0,
     };
     let killed_by = ended.killed_by.as_ref().map(|finding| finding.id.as_str());
-    account.ended(ended.change.map(|change| i32::from(change.status())), killed_by);
+    account.ended(
+        ended.change.map(|change| i32::from(change.status())),
+        killed_by,
+    );
     let text = match notices.format() {
         Format::Text { colour } => account.text(colour),
         Format::Json => account.json(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    fmt::Write as _,
     process::ExitCode,
 };
 
@@ -24,6 +25,9 @@ pub struct TreeArgs {
     #[command(flatten)]
     selection: Selection,
 }
+
+/// A process: its id and start.
+type Key = (u32, u64);
 
 /// A process of a run.
 #[derive(Debug, Default, Serialize)]
@@ -52,18 +56,24 @@ pub fn run(args: &TreeArgs) -> Result<ExitCode> {
     let selection = &args.selection;
     let mut history = selection.open()?;
     let run = history.run(selection.run(), selection.agent())?;
-    let kinds = ["seed", "fork", "exec", "exit", "cgroup_move"].map(str::to_owned).to_vec();
-    let filter = Filter { run: Some(run.run.clone()), kinds, ..Filter::default() };
+    let kinds = ["seed", "fork", "exec", "exit", "cgroup_move"]
+        .map(str::to_owned)
+        .to_vec();
+    let filter = Filter {
+        run: Some(run.run.clone()),
+        kinds,
+        ..Filter::default()
+    };
     // A process by its id and start; a parent is the process with its id that was there last.
-    let mut nodes: BTreeMap<(u32, u64), Node> = BTreeMap::new();
-    let mut order: Vec<(u32, u64)> = Vec::new();
-    let mut last: HashMap<u32, (u32, u64)> = HashMap::new();
-    let mut parents: HashMap<(u32, u64), (u32, u64)> = HashMap::new();
+    let mut nodes: BTreeMap<Key, Node> = BTreeMap::new();
+    let mut order: Vec<Key> = Vec::new();
+    let mut last: HashMap<u32, Key> = HashMap::new();
+    let mut parents: HashMap<Key, Key> = HashMap::new();
     history.events(&filter, |row| {
         if row.kind == "seed" && !row.is("member") {
             return Ok(());
         }
-        let key = (row.pid, row.start_ns);
+        let key: Key = (row.pid, row.start_ns);
         if !nodes.contains_key(&key) {
             order.push(key);
             if let Some(parent) = last.get(&row.ppid) {
@@ -81,11 +91,16 @@ pub fn run(args: &TreeArgs) -> Result<ExitCode> {
         take_in(node, &row);
         Ok(())
     })?;
-    for stored in history.findings(&Filter { run: Some(run.run.clone()), ..Filter::default() })? {
+    for stored in history.findings(&Filter {
+        run: Some(run.run.clone()),
+        ..Filter::default()
+    })? {
         let process = &stored.finding["process"];
         let key = (process["pid"].as_u64(), process["start_ns"].as_u64());
         if let (Some(pid), Some(start_ns)) = key
-            && let Some(node) = u32::try_from(pid).ok().and_then(|pid| nodes.get_mut(&(pid, start_ns)))
+            && let Some(node) = u32::try_from(pid)
+                .ok()
+                .and_then(|pid| nodes.get_mut(&(pid, start_ns)))
         {
             node.finding = true;
         }
@@ -125,19 +140,18 @@ fn take_in(node: &mut Node, row: &Row) {
 /// The deepest that is drawn; below it nobody looks.
 const DEPTH: usize = 64;
 
-fn draw(
-    order: &[(u32, u64)],
-    nodes: &BTreeMap<(u32, u64), Node>,
-    parents: &HashMap<(u32, u64), (u32, u64)>,
-) -> String {
-    let mut children: HashMap<Option<(u32, u64)>, Vec<(u32, u64)>> = HashMap::new();
+fn draw(order: &[Key], nodes: &BTreeMap<Key, Node>, parents: &HashMap<Key, Key>) -> String {
+    let mut children: HashMap<Option<Key>, Vec<Key>> = HashMap::new();
     for key in order {
-        children.entry(parents.get(key).copied()).or_default().push(*key);
+        children
+            .entry(parents.get(key).copied())
+            .or_default()
+            .push(*key);
     }
     let mut out = String::new();
     let mut drawn = HashSet::new();
     // Depth first: what is to be drawn, with the lines before it.
-    let mut todo: Vec<((u32, u64), String, bool)> = Vec::new();
+    let mut todo: Vec<(Key, String, bool)> = Vec::new();
     push(&mut todo, children.get(&None), "");
     while let Some((key, prefix, is_last)) = todo.pop() {
         let Some(node) = nodes.get(&key) else {
@@ -146,7 +160,12 @@ fn draw(
         if !drawn.insert(key) {
             continue;
         }
-        out += &format!("{prefix}{} {}\n", if is_last { "└─" } else { "├─" }, label(node));
+        let _ = writeln!(
+            out,
+            "{prefix}{} {}",
+            if is_last { "└─" } else { "├─" },
+            label(node)
+        );
         let deeper = format!("{prefix}{} ", if is_last { "  " } else { "│ " });
         if deeper.chars().count() < DEPTH * 3 {
             push(&mut todo, children.get(&Some(key)), &deeper);
@@ -155,14 +174,18 @@ fn draw(
     out
 }
 
-fn push(todo: &mut Vec<((u32, u64), String, bool)>, keys: Option<&Vec<(u32, u64)>>, prefix: &str) {
+fn push(todo: &mut Vec<(Key, String, bool)>, keys: Option<&Vec<Key>>, prefix: &str) {
     for (n, key) in keys.into_iter().flatten().rev().enumerate() {
         todo.push((*key, prefix.to_owned(), n == 0));
     }
 }
 
 fn label(node: &Node) -> String {
-    let mut command = if node.argv.is_empty() { node.comm.clone() } else { node.argv.join(" ") };
+    let mut command = if node.argv.is_empty() {
+        node.comm.clone()
+    } else {
+        node.argv.join(" ")
+    };
     if command.chars().count() > 80 {
         command = command.chars().take(79).collect::<String>() + "…";
     }
@@ -172,5 +195,9 @@ fn label(node: &Node) -> String {
         (None, Some(status)) => format!("  exit {status}"),
         (None, None) => "  …".to_owned(),
     };
-    format!("{}{} {command}{end}", if node.finding { "! " } else { "" }, node.pid)
+    format!(
+        "{}{} {command}{end}",
+        if node.finding { "! " } else { "" },
+        node.pid
+    )
 }

@@ -35,7 +35,11 @@ impl<'a> Reader<'a> {
     }
 
     fn slice(&mut self, need: usize) -> Result<&'a [u8], DecodeError> {
-        let short = DecodeError::Short { at: self.at, need, len: self.record.len() };
+        let short = DecodeError::Short {
+            at: self.at,
+            need,
+            len: self.record.len(),
+        };
         let end = self.at.checked_add(need).ok_or(short.clone())?;
         let slice = self.record.get(self.at..end).ok_or(short)?;
         self.at = end;

@@ -44,7 +44,8 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
     // The kernel changes up to two inodes: which is which, their names tell.
     let (own, other) = assign(&target, &second, name, name2, op);
     let by_inode = bits & state::PATH_OF_INODE != 0;
-    let by_kernel = !resolved.is_empty() && (!by_inode || (own.ino == target.ino && is_leaf(&target, name)));
+    let by_kernel =
+        !resolved.is_empty() && (!by_inode || (own.ino == target.ino && is_leaf(&target, name)));
     let (path, path_source) = if op == FileOp::Symlink {
         (escape(name), PathSource::Caller)
     } else if by_kernel {
@@ -81,7 +82,12 @@ fn operation(value: u16) -> Result<FileOp, DecodeError> {
         op::MKDIR => FileOp::Mkdir,
         op::LINK => FileOp::Link,
         op::SYMLINK => FileOp::Symlink,
-        other => return Err(DecodeError::Value { what: "a file operation", value: u64::from(other) }),
+        other => {
+            return Err(DecodeError::Value {
+                what: "a file operation",
+                value: u64::from(other),
+            });
+        }
     })
 }
 
@@ -110,18 +116,28 @@ fn assign<'a>(
 fn is_leaf(touched: &Touched, name: &[u8]) -> bool {
     let len = usize::try_from(touched.leaf_len).unwrap_or(usize::MAX);
     let kept = len.min(touched.leaf.len());
-    let leaf = name.rsplit(|b| *b == b'/').find(|c| !c.is_empty()).unwrap_or(&[]);
+    let leaf = name
+        .rsplit(|b| *b == b'/')
+        .find(|c| !c.is_empty())
+        .unwrap_or(&[]);
     len > 0 && leaf.len() == len && leaf[..kept.min(leaf.len())] == touched.leaf[..kept]
 }
 
 fn inode(touched: &Touched) -> Option<Inode> {
-    (touched.ino != 0).then_some(Inode { dev: touched.dev, ino: touched.ino })
+    (touched.ino != 0).then_some(Inode {
+        dev: touched.dev,
+        ino: touched.ino,
+    })
 }
 
 /// The path that a name means below a base (leaf first), without `.` and `..`. Symbolic links are
 /// not followed: nothing here may look at a file system.
 fn join(base: &[u8], name: &[u8]) -> String {
-    let mut parts: Vec<&[u8]> = base.split(|b| *b == b'/').rev().filter(|c| !c.is_empty()).collect();
+    let mut parts: Vec<&[u8]> = base
+        .split(|b| *b == b'/')
+        .rev()
+        .filter(|c| !c.is_empty())
+        .collect();
     for component in name.split(|b| *b == b'/') {
         match component {
             b"" | b"." => {}

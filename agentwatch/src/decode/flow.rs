@@ -8,9 +8,7 @@ use super::{
     DecodeError,
     bytes::{Reader, Wire},
 };
-use crate::event::{
-    Address, Connect, Direction, Endpoint, FlowClose, FlowData, Protocol, Trigger,
-};
+use crate::event::{Address, Connect, Direction, Endpoint, FlowClose, FlowData, Protocol, Trigger};
 
 // SAFETY: `repr(C)` structures of integers and byte arrays, asserted to have no padding.
 unsafe impl Wire for flow::Endpoint {}
@@ -27,11 +25,22 @@ pub fn endpoint(reader: &mut Reader<'_>) -> Result<Endpoint, DecodeError> {
 
 pub fn connect(reader: &mut Reader<'_>) -> Result<Connect, DecodeError> {
     let flow::Connect { endpoint, trigger } = reader.take()?;
-    Ok(Connect { endpoint: ends(&endpoint)?, trigger: before(&trigger) })
+    Ok(Connect {
+        endpoint: ends(&endpoint)?,
+        trigger: before(&trigger),
+    })
 }
 
 pub fn data(reader: &mut Reader<'_>) -> Result<FlowData, DecodeError> {
-    let flow::FlowData { endpoint, trigger, offset, len, data_len, direction, pad: _ } = reader.take()?;
+    let flow::FlowData {
+        endpoint,
+        trigger,
+        offset,
+        len,
+        data_len,
+        direction,
+        pad: _,
+    } = reader.take()?;
     Ok(FlowData {
         endpoint: ends(&endpoint)?,
         direction: way(direction)?,
@@ -43,7 +52,14 @@ pub fn data(reader: &mut Reader<'_>) -> Result<FlowData, DecodeError> {
 }
 
 pub fn close(reader: &mut Reader<'_>) -> Result<FlowClose, DecodeError> {
-    let flow::FlowClose { endpoint, bytes_in, bytes_out, open_ns, state, pad: _ } = reader.take()?;
+    let flow::FlowClose {
+        endpoint,
+        bytes_in,
+        bytes_out,
+        open_ns,
+        state,
+        pad: _,
+    } = reader.take()?;
     Ok(FlowClose {
         endpoint: ends(&endpoint)?,
         bytes_in,
@@ -89,12 +105,28 @@ fn way(value: u8) -> Result<Direction, DecodeError> {
         direction::UNKNOWN => Ok(Direction::Unknown),
         direction::OUT => Ok(Direction::Out),
         direction::IN => Ok(Direction::In),
-        other => Err(DecodeError::Value { what: "a direction", value: u64::from(other) }),
+        other => Err(DecodeError::Value {
+            what: "a direction",
+            value: u64::from(other),
+        }),
     }
 }
 
 fn before(wire: &flow::Trigger) -> Option<Trigger> {
-    let flow::Trigger { cookie, at_ns, len, head_len, head } = wire;
-    let kept = usize::try_from(*head_len).unwrap_or(usize::MAX).min(head.len());
-    (*cookie != 0).then(|| Trigger { cookie: *cookie, at_ns: *at_ns, len: *len, head: head[..kept].to_vec() })
+    let flow::Trigger {
+        cookie,
+        at_ns,
+        len,
+        head_len,
+        head,
+    } = wire;
+    let kept = usize::try_from(*head_len)
+        .unwrap_or(usize::MAX)
+        .min(head.len());
+    (*cookie != 0).then(|| Trigger {
+        cookie: *cookie,
+        at_ns: *at_ns,
+        len: *len,
+        head: head[..kept].to_vec(),
+    })
 }

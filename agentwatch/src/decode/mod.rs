@@ -52,15 +52,35 @@ pub enum DecodeError {
 pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     let mut reader = Reader::new(record);
     let header: Header = reader.take()?;
-    let Header { len, kind, flags, time_ns, start_ns, cgroup, agent, tgid, tid, ppid, uid, gid, comm } = header;
+    let Header {
+        len,
+        kind,
+        flags,
+        time_ns,
+        start_ns,
+        cgroup,
+        agent,
+        tgid,
+        tid,
+        ppid,
+        uid,
+        gid,
+        comm,
+    } = header;
     if usize::try_from(len) != Ok(record.len()) {
-        return Err(DecodeError::Length { said: len, len: record.len() });
+        return Err(DecodeError::Length {
+            said: len,
+            len: record.len(),
+        });
     }
     let kind = payload(kind, flags, ppid, &mut reader)?;
     Ok(Event {
         time_ns,
         agent,
-        process: ProcessKey { pid: tgid, start_ns },
+        process: ProcessKey {
+            pid: tgid,
+            start_ns,
+        },
         tid,
         ppid,
         uid,
@@ -72,22 +92,33 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     })
 }
 
-fn payload(
-    kind: u16,
-    flags: u16,
-    ppid: u32,
-    reader: &mut Reader<'_>,
-) -> Result<Kind, DecodeError> {
+fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<Kind, DecodeError> {
     Ok(match kind {
         kind::EXEC => Kind::Exec(Box::new(exec_event(reader, flags)?)),
         kind::FORK => {
-            let process::Fork { parent_start_ns, child_cgroup: _ } = reader.take()?;
-            Kind::Fork { parent: ProcessKey { pid: ppid, start_ns: parent_start_ns } }
+            let process::Fork {
+                parent_start_ns,
+                child_cgroup: _,
+            } = reader.take()?;
+            Kind::Fork {
+                parent: ProcessKey {
+                    pid: ppid,
+                    start_ns: parent_start_ns,
+                },
+            }
         }
         kind::EXIT => Kind::Exit(exit(reader)?),
         kind::CGROUP_MOVE => {
-            let process::CgroupMove { to, to_agent, moved } = reader.take()?;
-            Kind::CgroupMove { moved, to, to_agent }
+            let process::CgroupMove {
+                to,
+                to_agent,
+                moved,
+            } = reader.take()?;
+            Kind::CgroupMove {
+                moved,
+                to,
+                to_agent,
+            }
         }
         kind::CONNECT => Kind::Connect(Box::new(flow::connect(reader)?)),
         kind::ACCEPT => Kind::Accept(flow::endpoint(reader)?),
@@ -123,7 +154,10 @@ fn exec_event(reader: &mut Reader<'_>, flags: u16) -> Result<Exec, DecodeError> 
     let cwd = reversed_path(reader.bytes(cwd_len)?, flags & flag::BASE_CUT != 0);
     let filename = bytes::text(reader.bytes(filename_len)?);
     let interpreter = bytes::text(reader.bytes(interp_len)?);
-    let argv = words(reader.bytes(argv_len)?, usize::try_from(argc).unwrap_or(usize::MAX));
+    let argv = words(
+        reader.bytes(argv_len)?,
+        usize::try_from(argc).unwrap_or(usize::MAX),
+    );
     Ok(Exec {
         path,
         filename,
@@ -139,7 +173,12 @@ fn exec_event(reader: &mut Reader<'_>, flags: u16) -> Result<Exec, DecodeError> 
 
 /// Splits a status as wait(2) has it.
 fn exit(reader: &mut Reader<'_>) -> Result<Exit, DecodeError> {
-    let process::Exit { utime_ns, stime_ns, status, pad: _ } = reader.take()?;
+    let process::Exit {
+        utime_ns,
+        stime_ns,
+        status,
+        pad: _,
+    } = reader.take()?;
     let signal = (status & 0x7f) as u8;
     Ok(Exit {
         code: (signal == 0).then_some((status >> 8 & 0xff) as u8),
@@ -150,7 +189,13 @@ fn exit(reader: &mut Reader<'_>) -> Result<Exit, DecodeError> {
 }
 
 fn seed(reader: &mut Reader<'_>) -> Result<Seed, DecodeError> {
-    let process::Seed { member, path_len, cwd_len, argv_len, pad: _ } = reader.take()?;
+    let process::Seed {
+        member,
+        path_len,
+        cwd_len,
+        argv_len,
+        pad: _,
+    } = reader.take()?;
     Ok(Seed {
         member: member != 0,
         path: bytes::text(reader.bytes(path_len)?),
@@ -160,8 +205,14 @@ fn seed(reader: &mut Reader<'_>) -> Result<Seed, DecodeError> {
 }
 
 fn agent(reader: &mut Reader<'_>) -> Result<AgentInfo, DecodeError> {
-    let process::AgentInfo { cgroup, wall_offset_ns, name_len, cgroup_len, workspace_len, pad: _ } =
-        reader.take()?;
+    let process::AgentInfo {
+        cgroup,
+        wall_offset_ns,
+        name_len,
+        cgroup_len,
+        workspace_len,
+        pad: _,
+    } = reader.take()?;
     Ok(AgentInfo {
         name: bytes::text(reader.bytes(name_len)?),
         cgroup_path: bytes::text(reader.bytes(cgroup_len)?),
@@ -192,11 +243,24 @@ fn tally(reader: &mut Reader<'_>) -> Result<Tally, DecodeError> {
 
 impl From<&loss::Tally> for Tally {
     fn from(tally: &loss::Tally) -> Self {
-        let loss::Tally { emitted, delivered, lost, cut, faults, untagged, opens_read, opens_write } = *tally;
+        let loss::Tally {
+            emitted,
+            delivered,
+            lost,
+            cut,
+            faults,
+            untagged,
+            opens_read,
+            opens_write,
+        } = *tally;
         Self {
             emitted,
             delivered,
-            lost: LOSS_REASONS.into_iter().zip(lost).filter(|(_, n)| *n > 0).collect(),
+            lost: LOSS_REASONS
+                .into_iter()
+                .zip(lost)
+                .filter(|(_, n)| *n > 0)
+                .collect(),
             cut,
             faults,
             untagged,

@@ -61,7 +61,10 @@ proptest! {
 
 #[test]
 fn unknown_kinds_and_wrong_lengths_are_refused() {
-    assert_eq!(decode(&record(999, &[])).unwrap_err(), DecodeError::Kind(999));
+    assert_eq!(
+        decode(&record(999, &[])).unwrap_err(),
+        DecodeError::Kind(999)
+    );
     let mut bytes = record(kind::FORK, &[0; 16]);
     bytes[0] ^= 1;
     assert_eq!(
@@ -75,7 +78,10 @@ fn arguments_are_split_and_bounded() {
     assert_eq!(words(b"a\0b c\0\0", 9), ["a", "b c", ""]);
     assert_eq!(words(b"a\0b\0extra\0", 2), ["a", "b"]);
     assert!(words(b"", 3).is_empty());
-    assert_eq!(reversed_path(b"sshd_config/ssh/etc/", false), "/etc/ssh/sshd_config");
+    assert_eq!(
+        reversed_path(b"sshd_config/ssh/etc/", false),
+        "/etc/ssh/sshd_config"
+    );
     assert_eq!(reversed_path(b"", false), "/");
     assert_eq!(reversed_path(b"c/b/", true), "…/b/c");
 }

@@ -28,8 +28,14 @@ pub const ID: &str = "mass-deletion";
 const SHOWN: usize = 8;
 
 const TECHNIQUES: [Technique; 2] = [
-    Technique { id: "T1485", name: "Data Destruction" },
-    Technique { id: "T1070.004", name: "Indicator Removal: File Deletion" },
+    Technique {
+        id: "T1485",
+        name: "Data Destruction",
+    },
+    Technique {
+        id: "T1070.004",
+        name: "Indicator Removal: File Deletion",
+    },
 ];
 
 /// The state, by agent.
@@ -74,12 +80,18 @@ impl MassDeletion {
         if policy.disposable.matches(path) {
             return;
         }
-        let workspace = world.agent(event.agent).and_then(|agent| agent.info.workspace.as_deref());
+        let workspace = world
+            .agent(event.agent)
+            .and_then(|agent| agent.info.workspace.as_deref());
         let inside = workspace.is_some_and(|folder| is_below(path, folder));
         let limits = &policy.detectors.mass_deletion;
         let budgets = self.agents.entry(event.agent).or_default();
         let (window, limit, severity) = if inside || file.op == FileOp::Rename {
-            (&mut budgets.workspace, limits.workspace_max_files, Severity::High)
+            (
+                &mut budgets.workspace,
+                limits.workspace_max_files,
+                Severity::High,
+            )
         } else {
             (&mut budgets.outside, limits.max_files, Severity::Critical)
         };
@@ -94,8 +106,16 @@ impl MassDeletion {
         let count = window.removed.len();
         let common = common_folder(window.removed.iter().map(|(_, path)| path.as_str()));
         let seconds = window.span_ns(event.time_ns) / 1_000_000_000;
-        let exe = world.processes.exe(event.process).unwrap_or("a process").to_owned();
-        let place = if inside { "in its workspace" } else { "outside its workspace" };
+        let exe = world
+            .processes
+            .exe(event.process)
+            .unwrap_or("a process")
+            .to_owned();
+        let place = if inside {
+            "in its workspace"
+        } else {
+            "outside its workspace"
+        };
         found.push(Detection {
             detector: ID,
             severity,
@@ -104,14 +124,25 @@ impl MassDeletion {
                 "{exe} (pid {}) removed {count} files that the agent did not make, {place}, below \
                  {common}, within {}",
                 event.process.pid,
-                if seconds == 0 { "a second".to_owned() } else { format!("{} s", seconds + 1) },
+                if seconds == 0 {
+                    "a second".to_owned()
+                } else {
+                    format!("{} s", seconds + 1)
+                },
             ),
             process: event.process,
             evidence: std::mem::take(&mut window.first),
-            cause: if inside { "workspace".to_owned() } else { "outside".to_owned() },
+            cause: if inside {
+                "workspace".to_owned()
+            } else {
+                "outside".to_owned()
+            },
         });
         // One deletion is one finding; the next one needs a budget of its own.
-        *window = Window { quiet_until_ns: event.time_ns.saturating_add(length_ns), ..Window::default() };
+        *window = Window {
+            quiet_until_ns: event.time_ns.saturating_add(length_ns),
+            ..Window::default()
+        };
     }
 }
 
@@ -136,7 +167,11 @@ const O_TRUNC: u32 = libc::O_TRUNC.cast_unsigned();
 
 impl Window {
     fn forget(&mut self, before_ns: u64) {
-        while self.removed.front().is_some_and(|(time, _)| *time < before_ns) {
+        while self
+            .removed
+            .front()
+            .is_some_and(|(time, _)| *time < before_ns)
+        {
             if let Some((_, path)) = self.removed.pop_front() {
                 self.paths.remove(&path);
             }
@@ -157,14 +192,17 @@ impl Window {
     }
 
     fn span_ns(&self, now_ns: u64) -> u64 {
-        self.removed.front().map_or(0, |(first, _)| now_ns.saturating_sub(*first))
+        self.removed
+            .front()
+            .map_or(0, |(first, _)| now_ns.saturating_sub(*first))
     }
 }
 
 /// Whether a path is a folder or below it.
 fn is_below(path: &str, folder: &str) -> bool {
     let folder = folder.trim_end_matches('/');
-    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(folder)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The deepest folder that all the paths are below.
@@ -178,7 +216,11 @@ fn common_folder<'a>(mut paths: impl Iterator<Item = &'a str>) -> String {
             folder = folder.rsplit_once('/').map_or("", |(folder, _)| folder);
         }
     }
-    if folder.is_empty() { "/".to_owned() } else { folder.to_owned() }
+    if folder.is_empty() {
+        "/".to_owned()
+    } else {
+        folder.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -190,7 +232,10 @@ mod tests {
         assert!(is_below("/a/b", "/a"));
         assert!(is_below("/a/b", "/a/"));
         assert!(!is_below("/ab", "/a"));
-        assert_eq!(common_folder(["/a/b/c", "/a/b/d", "/a/e"].into_iter()), "/a");
+        assert_eq!(
+            common_folder(["/a/b/c", "/a/b/d", "/a/e"].into_iter()),
+            "/a"
+        );
         assert_eq!(common_folder(["/a/b", "/c"].into_iter()), "/");
     }
 }

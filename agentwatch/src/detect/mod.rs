@@ -48,10 +48,12 @@ impl Detectors {
     ) -> Vec<Detection> {
         let mut found = Vec::new();
         if policy.detectors.reverse_tunnel.enabled {
-            self.reverse_tunnel.observe(event, world, policy, &mut found);
+            self.reverse_tunnel
+                .observe(event, world, policy, &mut found);
         }
         if policy.detectors.mass_deletion.enabled {
-            self.mass_deletion.observe(event, before, world, policy, &mut found);
+            self.mass_deletion
+                .observe(event, before, world, policy, &mut found);
         }
         found
     }

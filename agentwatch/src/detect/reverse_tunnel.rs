@@ -29,7 +29,10 @@ use std::{
 
 use super::{Detection, evidence};
 use crate::{
-    enrich::{World, flows::{Flow, is_ssh_banner}},
+    enrich::{
+        World,
+        flows::{Flow, is_ssh_banner},
+    },
     event::{Connect, Direction, Event, FlowData, Kind, Protocol},
     finding::{Evidence, Severity, Technique},
     policy::Policy,
@@ -52,12 +55,24 @@ const CLIENT_PORTS: [u16; 2] = [53, 88];
 const LINKS: usize = 4096;
 
 const TECHNIQUES: [Technique; 2] = [
-    Technique { id: "T1572", name: "Protocol Tunneling" },
-    Technique { id: "T1090", name: "Proxy" },
+    Technique {
+        id: "T1572",
+        name: "Protocol Tunneling",
+    },
+    Technique {
+        id: "T1090",
+        name: "Proxy",
+    },
 ];
 const TECHNIQUES_SSH: [Technique; 2] = [
-    Technique { id: "T1572", name: "Protocol Tunneling" },
-    Technique { id: "T1021.004", name: "Remote Services: SSH" },
+    Technique {
+        id: "T1572",
+        name: "Protocol Tunneling",
+    },
+    Technique {
+        id: "T1021.004",
+        name: "Remote Services: SSH",
+    },
 ];
 
 /// The state: which flows pass on what, by agent.
@@ -92,8 +107,18 @@ impl ReverseTunnel {
     }
 
     /// An SSH client opens a connection in answer to its server.
-    fn ssh_opens(&mut self, event: &Event, connect: &Connect, world: &World, found: &mut Vec<Detection>) {
-        let Connect { endpoint, trigger: Some(trigger) } = connect else {
+    fn ssh_opens(
+        &mut self,
+        event: &Event,
+        connect: &Connect,
+        world: &World,
+        found: &mut Vec<Detection>,
+    ) {
+        let Connect {
+            endpoint,
+            trigger: Some(trigger),
+        } = connect
+        else {
             return;
         };
         let Some(outer) = world.flows.get(event.agent, trigger.cookie) else {
@@ -121,7 +146,10 @@ impl ReverseTunnel {
         });
         story.push(evidence(
             event,
-            format!("{after_us} µs later it opened a connection to {}", endpoint.remote),
+            format!(
+                "{after_us} µs later it opened a connection to {}",
+                endpoint.remote
+            ),
         ));
         story.extend(hints(event, world));
         found.push(Detection {
@@ -160,10 +188,16 @@ impl ReverseTunnel {
         {
             return;
         }
-        let mut story: Vec<Evidence> =
-            world.flows.get(event.agent, data.endpoint.cookie).map(beginning).unwrap_or_default();
+        let mut story: Vec<Evidence> = world
+            .flows
+            .get(event.agent, data.endpoint.cookie)
+            .map(beginning)
+            .unwrap_or_default();
         story.truncate(1);
-        story.push(evidence(event, format!("SSH banner: {}", shown(&data.data))));
+        story.push(evidence(
+            event,
+            format!("SSH banner: {}", shown(&data.data)),
+        ));
         story.extend(hints(event, world));
         found.push(Detection {
             detector: ID,
@@ -182,7 +216,13 @@ impl ReverseTunnel {
     }
 
     /// Bytes go out: did they come in elsewhere?
-    fn passed_on(&mut self, event: &Event, data: &FlowData, world: &World, found: &mut Vec<Detection>) {
+    fn passed_on(
+        &mut self,
+        event: &Event,
+        data: &FlowData,
+        world: &World,
+        found: &mut Vec<Detection>,
+    ) {
         // The banner is the same for all that run one version: two sessions are no relay.
         if data.data.len() < PROOF || is_ssh_banner(data.offset, &data.data) {
             return;
@@ -214,7 +254,9 @@ impl ReverseTunnel {
                     shown(&data.data)
                 ),
             );
-            self.links.entry((event.agent, from, to)).or_insert_with(|| link.clone());
+            self.links
+                .entry((event.agent, from, to))
+                .or_insert_with(|| link.clone());
             if let Some(back) = self.links.get(&(event.agent, to, from)) {
                 let story = [back.clone(), link];
                 self.relay(event, source, target, story, world, found);
@@ -245,7 +287,11 @@ impl ReverseTunnel {
         found.push(Detection {
             detector: ID,
             // Between two hosts outside it is a proxy, which opens nothing of ours.
-            severity: if inward { Severity::Critical } else { Severity::Medium },
+            severity: if inward {
+                Severity::Critical
+            } else {
+                Severity::Medium
+            },
             techniques: TECHNIQUES.to_vec(),
             message: format!(
                 "{} (pid {}) relays between {}, which it connected to, and {}: {}",
@@ -253,7 +299,11 @@ impl ReverseTunnel {
                 event.process.pid,
                 outer.endpoint.remote,
                 inner.endpoint.remote,
-                if inward { "a reverse tunnel" } else { "a proxy between two hosts outside" },
+                if inward {
+                    "a reverse tunnel"
+                } else {
+                    "a proxy between two hosts outside"
+                },
             ),
             process: event.process,
             evidence: story,
@@ -262,7 +312,8 @@ impl ReverseTunnel {
     }
 
     fn forget(&mut self, agent: u32, cookie: u64) {
-        self.links.retain(|(of, from, to), _| *of != agent || (*from != cookie && *to != cookie));
+        self.links
+            .retain(|(of, from, to), _| *of != agent || (*from != cookie && *to != cookie));
         self.told.remove(&(agent, cookie));
     }
 }
@@ -283,7 +334,11 @@ fn came_from(data: &FlowData, source: &Flow, target: &Flow, world: &World) -> bo
     }
     // The beginning of the flow, wherever in it: a relay may have a word of its own before.
     let sample = &data.data[..data.data.len().min(64)];
-    sample.len() >= need && source.head_in.windows(sample.len()).any(|window| window == sample)
+    sample.len() >= need
+        && source
+            .head_in
+            .windows(sample.len())
+            .any(|window| window == sample)
 }
 
 /// How many bytes two begin with alike, up to the shorter one's length.
@@ -291,7 +346,11 @@ fn common(a: &[u8], b: &[u8]) -> usize {
     let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     // A relay may pass on what came in two packets as one, or the other way round; but what there is
     // of the shorter must be the same to its end.
-    if same == a.len().min(b.len()) { same } else { 0 }
+    if same == a.len().min(b.len()) {
+        same
+    } else {
+        0
+    }
 }
 
 /// Which of two flows leads out: the one that does not lead inward, else the older.
@@ -308,9 +367,14 @@ fn order<'a>(a: &'a Flow, b: &'a Flow) -> (&'a Flow, &'a Flow) {
 /// Loopback, private, link-local: what a tunnel from outside opens up.
 fn is_inward(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V4(ip) => {
+            ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()
+        }
         IpAddr::V6(ip) => {
-            ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unique_local() || ip.is_unspecified()
+            ip.is_loopback()
+                || ip.is_unicast_link_local()
+                || ip.is_unique_local()
+                || ip.is_unspecified()
         }
     }
 }
@@ -337,24 +401,33 @@ fn beginning(flow: &Flow) -> Vec<Evidence> {
 /// What the arguments say, for people: it decides nothing.
 fn hints(event: &Event, world: &World) -> Option<Evidence> {
     let process = world.processes.get(event.process)?;
+    let asks = |arg: &str| {
+        ["-R", "-w", "-D"].iter().any(|flag| arg.starts_with(flag)) || arg.contains("RemoteForward")
+    };
+    let at = process.argv.iter().skip(1).position(|arg| asks(arg))?;
+    // With the word after it, which says what is forwarded.
     let told: Vec<&str> = process
         .argv
         .iter()
-        .skip(1)
+        .skip(1 + at)
+        .take(2)
         .map(String::as_str)
-        .filter(|arg| ["-R", "-w", "-D"].iter().any(|flag| arg.starts_with(flag)) || arg.contains("RemoteForward"))
         .collect();
-    (!told.is_empty()).then(|| Evidence {
+    Some(Evidence {
         time_ns: event.time_ns,
         kind: "exec".to_owned(),
         pid: event.process.pid,
-        what: format!("its arguments ask for forwarding: {}", process.argv.join(" ")),
+        what: format!("its arguments ask for forwarding: {}", told.join(" ")),
     })
 }
 
 /// A process's program.
 fn name(event: &Event, world: &World) -> String {
-    world.processes.exe(event.process).unwrap_or("a process").to_owned()
+    world
+        .processes
+        .exe(event.process)
+        .unwrap_or("a process")
+        .to_owned()
 }
 
 /// The first line of a payload, short.

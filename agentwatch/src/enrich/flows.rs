@@ -99,11 +99,13 @@ impl Flows {
 
     /// The TCP connections that an agent opened and that are there now.
     pub fn opened_by(&self, agent: u32) -> impl Iterator<Item = &Flow> {
-        self.open.iter().filter(move |((owner, _), _)| *owner == agent).map(|(_, flow)| flow).filter(
-            |flow| {
+        self.open
+            .iter()
+            .filter(move |((owner, _), _)| *owner == agent)
+            .map(|(_, flow)| flow)
+            .filter(|flow| {
                 flow.endpoint.direction == Direction::Out && flow.endpoint.protocol == Protocol::Tcp
-            },
-        )
+            })
     }
 }
 

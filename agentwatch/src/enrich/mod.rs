@@ -45,7 +45,13 @@ impl World {
         self.flows.observe(event);
         match &event.kind {
             Kind::Agent(info) => {
-                self.agents.insert(event.agent, Agent { info: (**info).clone(), files: Files::default() });
+                self.agents.insert(
+                    event.agent,
+                    Agent {
+                        info: (**info).clone(),
+                        files: Files::default(),
+                    },
+                );
                 Before::default()
             }
             Kind::File(file) => match self.agents.get_mut(&event.agent) {
@@ -63,6 +69,9 @@ impl World {
 
     /// An agent's name, its number where it has not been introduced.
     pub fn agent_name(&self, number: u32) -> String {
-        self.agent(number).map_or_else(|| format!("agent-{number}"), |agent| agent.info.name.clone())
+        self.agent(number).map_or_else(
+            || format!("agent-{number}"),
+            |agent| agent.info.name.clone(),
+        )
     }
 }

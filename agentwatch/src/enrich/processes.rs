@@ -47,10 +47,20 @@ impl Processes {
                     .and_then(|key| self.by_key.get(&key))
                     .map(|parent| (parent.exe.clone(), parent.argv.clone()))
                     .unwrap_or_default();
-                self.insert(Process { key: event.process, parent, exe, argv, uid: event.uid, member: true });
+                self.insert(Process {
+                    key: event.process,
+                    parent,
+                    exe,
+                    argv,
+                    uid: event.uid,
+                    member: true,
+                });
             }
             Kind::Seed(seed) => {
-                let parent = (event.ppid != 0).then_some(ProcessKey { pid: event.ppid, start_ns: 0 });
+                let parent = (event.ppid != 0).then_some(ProcessKey {
+                    pid: event.ppid,
+                    start_ns: 0,
+                });
                 let parent = parent.and_then(|key| self.known(key));
                 self.insert(Process {
                     key: event.process,
@@ -87,7 +97,10 @@ impl Processes {
     fn entry(&mut self, event: &Event) -> &mut Process {
         let key = self.known(event.process).unwrap_or(event.process);
         if !self.by_key.contains_key(&key) {
-            let parent = self.known(ProcessKey { pid: event.ppid, start_ns: 0 });
+            let parent = self.known(ProcessKey {
+                pid: event.ppid,
+                start_ns: 0,
+            });
             self.insert(Process {
                 key,
                 parent,
@@ -128,7 +141,9 @@ impl Processes {
 
     /// Path of a process's binary.
     pub fn exe(&self, key: ProcessKey) -> Option<&str> {
-        self.get(key).map(|process| process.exe.as_str()).filter(|exe| !exe.is_empty())
+        self.get(key)
+            .map(|process| process.exe.as_str())
+            .filter(|exe| !exe.is_empty())
     }
 
     /// Whether one is the other, or its parent or child.
@@ -165,7 +180,14 @@ impl Processes {
 }
 
 fn info(process: &Process) -> ProcessInfo {
-    let Process { key, parent: _, exe, argv, uid, member } = process;
+    let Process {
+        key,
+        parent: _,
+        exe,
+        argv,
+        uid,
+        member,
+    } = process;
     ProcessInfo {
         pid: key.pid,
         start_ns: key.start_ns,

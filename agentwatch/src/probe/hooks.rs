@@ -18,7 +18,12 @@ const fn raw(
     gives: &'static str,
     required: bool,
 ) -> RawTracepoint {
-    RawTracepoint { program, tracepoint, gives, required }
+    RawTracepoint {
+        program,
+        tracepoint,
+        gives,
+        required,
+    }
 }
 
 /// What `doctor` says of the three tracepoints that tell of changed inodes.
@@ -27,11 +32,26 @@ pub const INODES: &str = "device:inode of what is deleted, renamed or changed";
 /// Raw tracepoints.
 pub const RAW: &[RawTracepoint] = &[
     raw("process_exec", "sched_process_exec", "exec", true),
-    raw("process_fork", "sched_process_fork", "fork, tags inherited", true),
+    raw(
+        "process_fork",
+        "sched_process_fork",
+        "fork, tags inherited",
+        true,
+    ),
     raw("process_exit", "sched_process_exit", "exit", true),
-    raw("cgroup_mkdir", "cgroup_mkdir", "cgroups below an agent's", true),
+    raw(
+        "cgroup_mkdir",
+        "cgroup_mkdir",
+        "cgroups below an agent's",
+        true,
+    ),
     raw("cgroup_release", "cgroup_release", "cgroups removed", true),
-    raw("cgroup_attach_task", "cgroup_attach_task", "moves between cgroups", true),
+    raw(
+        "cgroup_attach_task",
+        "cgroup_attach_task",
+        "moves between cgroups",
+        true,
+    ),
     raw("inode_ctime_set", "inode_set_ctime_to_ts", INODES, false),
     raw("inode_ctime_xchg", "ctime_ns_xchg", INODES, false),
     raw("inode_ctime_skip", "ctime_xchg_skip", INODES, false),
@@ -47,10 +67,22 @@ pub struct SyscallTracepoint {
 
 /// Syscall tracepoints of sockets.
 pub const SOCKETS: &[SyscallTracepoint] = &[
-    SyscallTracepoint { program: "listen_enter", tracepoint: "sys_enter_listen" },
-    SyscallTracepoint { program: "listen_exit", tracepoint: "sys_exit_listen" },
-    SyscallTracepoint { program: "accept_exit", tracepoint: "sys_exit_accept" },
-    SyscallTracepoint { program: "accept_exit", tracepoint: "sys_exit_accept4" },
+    SyscallTracepoint {
+        program: "listen_enter",
+        tracepoint: "sys_enter_listen",
+    },
+    SyscallTracepoint {
+        program: "listen_exit",
+        tracepoint: "sys_exit_listen",
+    },
+    SyscallTracepoint {
+        program: "accept_exit",
+        tracepoint: "sys_exit_accept",
+    },
+    SyscallTracepoint {
+        program: "accept_exit",
+        tracepoint: "sys_exit_accept4",
+    },
 ];
 
 /// Programs at both ends of every call of [`super::syscalls`].

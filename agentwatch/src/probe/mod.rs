@@ -26,8 +26,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuHashMap, RingBuf},
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program,
-        ProgramError, RawTracePoint, TracePoint,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint, TracePoint,
     },
 };
 use aya_log::EbpfLogger;
@@ -107,7 +106,10 @@ impl Probe {
             .load(OBJECT)
             .map_err(|error| explain(&error))
             .context("the kernel does not take agentwatch's programs")?;
-        let mut probe = Self { ebpf, capabilities: Vec::new() };
+        let mut probe = Self {
+            ebpf,
+            capabilities: Vec::new(),
+        };
         probe.fill_syscalls()?;
         probe.attach_host()?;
         probe.load_cgroup_programs()?;
@@ -125,11 +127,21 @@ impl Probe {
     fn attach_host(&mut self) -> Result<()> {
         for hook in hooks::RAW {
             let result = self.attach_raw(hook.program, hook.tracepoint);
-            self.note(&format!("raw tracepoint {}", hook.tracepoint), hook.gives, hook.required, result)?;
+            self.note(
+                &format!("raw tracepoint {}", hook.tracepoint),
+                hook.gives,
+                hook.required,
+                result,
+            )?;
         }
         for hook in hooks::SOCKETS {
             let result = self.attach_syscall(hook.program, hook.tracepoint);
-            self.note(&format!("tracepoint {}", hook.tracepoint), "listen and accept", true, result)?;
+            self.note(
+                &format!("tracepoint {}", hook.tracepoint),
+                "listen and accept",
+                true,
+                result,
+            )?;
         }
         for row in syscalls::rows() {
             for (program, prefix) in hooks::FILES {
@@ -137,7 +149,12 @@ impl Probe {
                 let result = self.attach_syscall(program, &tracepoint);
                 // A kernel older than the call has no tracepoint for it, and nobody can call it.
                 let required = row.name != "fchmodat2";
-                self.note(&format!("tracepoint {tracepoint}"), "files", required, result)?;
+                self.note(
+                    &format!("tracepoint {tracepoint}"),
+                    "files",
+                    required,
+                    result,
+                )?;
             }
         }
         Ok(())
@@ -225,7 +242,9 @@ impl Probe {
             .with_context(|| format!("cannot attach {name} to {}", cgroup.display()))?;
         }
         let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
-        cgroups.insert(id, agent, 0).context("cannot tag the cgroup")?;
+        cgroups
+            .insert(id, agent, 0)
+            .context("cannot tag the cgroup")?;
         Ok(())
     }
 
@@ -255,7 +274,10 @@ impl Probe {
     ///
     /// When the map cannot be read.
     pub fn tagged(&self, agent: u32) -> Result<Vec<(u32, Task)>> {
-        let map = self.ebpf.map("TASKS").ok_or_else(|| anyhow!("no map TASKS"))?;
+        let map = self
+            .ebpf
+            .map("TASKS")
+            .ok_or_else(|| anyhow!("no map TASKS"))?;
         let tasks: HashMap<_, u32, Task> = HashMap::try_from(map)?;
         Ok(tasks
             .iter()
@@ -276,8 +298,9 @@ impl Probe {
     ) -> Result<()> {
         let mut map: HashMap<_, NameKey, u8> = self.map("SENSITIVE_NAMES")?.try_into()?;
         for name in names {
-            map.insert(name_key(name), 1, 0)
-                .with_context(|| format!("too many sensitive paths at {name:?}: at most 1024 names"))?;
+            map.insert(name_key(name), 1, 0).with_context(|| {
+                format!("too many sensitive paths at {name:?}: at most 1024 names")
+            })?;
         }
         let mut map: HashMap<_, InodeKey, u8> = self.map("SENSITIVE_INODES")?.try_into()?;
         for (dev, ino) in inodes {
@@ -307,7 +330,10 @@ impl Probe {
     ///
     /// When their ring buffer is missing.
     pub fn logger(&mut self) -> Result<KernelLog> {
-        Ok(KernelLog(EbpfLogger::init_with_logger(&mut self.ebpf, Stderr)?))
+        Ok(KernelLog(EbpfLogger::init_with_logger(
+            &mut self.ebpf,
+            Stderr,
+        )?))
     }
 
     fn program(&mut self, name: &str) -> Result<&mut Program, ProgramError> {
@@ -316,11 +342,15 @@ impl Probe {
     }
 
     fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
-        self.ebpf.map_mut(name).ok_or_else(|| anyhow!("the kernel object has no map {name}"))
+        self.ebpf
+            .map_mut(name)
+            .ok_or_else(|| anyhow!("the kernel object has no map {name}"))
     }
 
     fn take(&mut self, name: &str) -> Result<aya::maps::Map> {
-        self.ebpf.take_map(name).ok_or_else(|| anyhow!("the kernel object has no map {name}"))
+        self.ebpf
+            .take_map(name)
+            .ok_or_else(|| anyhow!("the kernel object has no map {name}"))
     }
 }
 
@@ -352,11 +382,20 @@ impl Rings {
     pub fn tally(&self, agent: u32) -> Tally {
         let get = |what: u32| -> u64 {
             self.counters
-                .get(&CounterKey { agent, counter: what }, 0)
+                .get(
+                    &CounterKey {
+                        agent,
+                        counter: what,
+                    },
+                    0,
+                )
                 .map_or(0, |values| values.iter().sum())
         };
         let mut lost = [0; 8];
-        for (slot, what) in lost.iter_mut().zip(counter::LOST_FIRST..=counter::LOST_LAST) {
+        for (slot, what) in lost
+            .iter_mut()
+            .zip(counter::LOST_FIRST..=counter::LOST_LAST)
+        {
             *slot = get(what);
         }
         Tally {

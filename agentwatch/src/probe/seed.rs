@@ -19,6 +19,9 @@ use crate::{
 const TICK_NS: u64 = 10_000_000;
 /// What is sent of a string of `/proc`.
 const TEXT_MAX: usize = 4096;
+/// What is sent of the arguments of a process that is not the agent's: enough to know it by. They may
+/// hold what is none of a history's business.
+const STRANGER_ARGV_MAX: usize = 256;
 
 /// What `/proc/PID/stat` says of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +49,11 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let ppid = fields.nth(1)?.parse().ok()?;
     let ticks: u64 = fields.nth(17)?.parse().ok()?;
-    Some(Stat { comm, ppid, start_ns: ticks.checked_mul(TICK_NS)? })
+    Some(Stat {
+        comm,
+        ppid,
+        start_ns: ticks.checked_mul(TICK_NS)?,
+    })
 }
 
 /// A process's parent.
@@ -63,7 +70,7 @@ pub fn started_at(process: ProcessKey) -> bool {
 pub fn seed(agent: u32, pid: u32, member: bool, time_ns: u64) -> Option<Bytes> {
     let stat = stat(pid)?;
     let mut argv = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    argv.truncate(TEXT_MAX);
+    argv.truncate(if member { TEXT_MAX } else { STRANGER_ARGV_MAX });
     let link = |name: &str| {
         let target = fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let mut bytes = target.into_os_string().into_encoded_bytes();
@@ -74,7 +81,11 @@ pub fn seed(agent: u32, pid: u32, member: bool, time_ns: u64) -> Option<Bytes> {
     let mut head = header(kind::SEED, agent, pid, stat.start_ns, time_ns);
     head.ppid = stat.ppid;
     head.uid = owner(pid);
-    for (to, from) in head.comm.iter_mut().zip(stat.comm.iter().take(COMM_LEN - 1)) {
+    for (to, from) in head
+        .comm
+        .iter_mut()
+        .zip(stat.comm.iter().take(COMM_LEN - 1))
+    {
         *to = *from;
     }
     let payload = Seed {
@@ -84,7 +95,12 @@ pub fn seed(agent: u32, pid: u32, member: bool, time_ns: u64) -> Option<Bytes> {
         argv_len: argv.len() as u16,
         pad: [0; 3],
     };
-    Some(record(&mut BytesMut::new(), head, &payload, &[&path, &cwd, &argv]))
+    Some(record(
+        &mut BytesMut::new(),
+        head,
+        &payload,
+        &[&path, &cwd, &argv],
+    ))
 }
 
 /// The real user id of a process.
@@ -102,7 +118,10 @@ pub fn ancestors(agent: u32, pid: u32, time_ns: u64) -> Vec<Bytes> {
         next = parent(pid);
     }
     chain.reverse();
-    chain.into_iter().filter_map(|pid| seed(agent, pid, false, time_ns)).collect()
+    chain
+        .into_iter()
+        .filter_map(|pid| seed(agent, pid, false, time_ns))
+        .collect()
 }
 
 /// The record that introduces an agent.
@@ -126,7 +145,12 @@ pub fn agent(
         pad: 0,
     };
     let head = header(kind::AGENT, number, 0, 0, time_ns);
-    record(&mut BytesMut::new(), head, &payload, &[name.as_bytes(), path, folder])
+    record(
+        &mut BytesMut::new(),
+        head,
+        &payload,
+        &[name.as_bytes(), path, folder],
+    )
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ pub fn ensure_tracefs() -> Result<()> {
         rustix::mount::MountFlags::empty(),
         None,
     )
-    .with_context(|| format!("cannot mount tracefs at {TRACEFS}; try: mount -t tracefs tracefs {TRACEFS}"))
+    .with_context(|| {
+        format!("cannot mount tracefs at {TRACEFS}; try: mount -t tracefs tracefs {TRACEFS}")
+    })
 }
 
 /// The folder where the cgroup v2 hierarchy is mounted.
@@ -37,7 +39,8 @@ pub fn ensure_tracefs() -> Result<()> {
 ///
 /// When it is not mounted.
 pub fn cgroup2() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     match cgroup2_in(&mounts) {
         Some(path) => Ok(path),
         None => bail!(
@@ -64,7 +67,10 @@ pub fn is_root() -> bool {
 
 /// The kernel's release.
 pub fn release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The active Linux security modules, empty where the kernel does not say.
@@ -85,7 +91,10 @@ mod tests {
     fn cgroup2_is_found_beside_v1() {
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_in(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(
+            cgroup2_in(hybrid),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
         let v1 = "31 23 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
         assert_eq!(cgroup2_in(v1), None);
         let part = "41 31 0:38 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";

@@ -30,33 +30,225 @@ const CREAT_FLAGS: u32 = (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC).cast_u
 
 /// Calls that every architecture has.
 const COMMON: &[Row] = &[
-    row("openat", libc::SYS_openat, Syscall { dir: 0, name: 1, flags: 2, mode: 3, ..call(op::OPEN) }),
-    row("openat2", libc::SYS_openat2, Syscall { dir: 0, name: 1, flags: 2, how: 1, ..call(op::OPEN) }),
-    row("unlinkat", libc::SYS_unlinkat, Syscall { dir: 0, name: 1, flags: 2, ..call(op::UNLINK) }),
-    row("renameat2", libc::SYS_renameat2, Syscall { dir: 0, name: 1, dir2: 2, name2: 3, flags: 4, ..call(op::RENAME) }),
-    row("renameat", libc::SYS_renameat, Syscall { dir: 0, name: 1, dir2: 2, name2: 3, ..call(op::RENAME) }),
-    row("fchmod", libc::SYS_fchmod, Syscall { fd: 0, mode: 1, ..call(op::CHMOD) }),
-    row("fchmodat", libc::SYS_fchmodat, Syscall { dir: 0, name: 1, mode: 2, ..call(op::CHMOD) }),
-    row("fchmodat2", SYS_FCHMODAT2, Syscall { dir: 0, name: 1, mode: 2, flags: 3, ..call(op::CHMOD) }),
-    row("truncate", libc::SYS_truncate, Syscall { name: 0, ..call(op::TRUNCATE) }),
-    row("ftruncate", libc::SYS_ftruncate, Syscall { fd: 0, ..call(op::TRUNCATE) }),
-    row("mkdirat", libc::SYS_mkdirat, Syscall { dir: 0, name: 1, mode: 2, ..call(op::MKDIR) }),
-    row("linkat", libc::SYS_linkat, Syscall { dir: 0, name: 1, dir2: 2, name2: 3, flags: 4, ..call(op::LINK) }),
-    row("symlinkat", libc::SYS_symlinkat, Syscall { dir2: 1, name: 0, name2: 2, ..call(op::SYMLINK) }),
+    row(
+        "openat",
+        libc::SYS_openat,
+        Syscall {
+            dir: 0,
+            name: 1,
+            flags: 2,
+            mode: 3,
+            ..call(op::OPEN)
+        },
+    ),
+    row(
+        "openat2",
+        libc::SYS_openat2,
+        Syscall {
+            dir: 0,
+            name: 1,
+            flags: 2,
+            how: 1,
+            ..call(op::OPEN)
+        },
+    ),
+    row(
+        "unlinkat",
+        libc::SYS_unlinkat,
+        Syscall {
+            dir: 0,
+            name: 1,
+            flags: 2,
+            ..call(op::UNLINK)
+        },
+    ),
+    row(
+        "renameat2",
+        libc::SYS_renameat2,
+        Syscall {
+            dir: 0,
+            name: 1,
+            dir2: 2,
+            name2: 3,
+            flags: 4,
+            ..call(op::RENAME)
+        },
+    ),
+    row(
+        "renameat",
+        libc::SYS_renameat,
+        Syscall {
+            dir: 0,
+            name: 1,
+            dir2: 2,
+            name2: 3,
+            ..call(op::RENAME)
+        },
+    ),
+    row(
+        "fchmod",
+        libc::SYS_fchmod,
+        Syscall {
+            fd: 0,
+            mode: 1,
+            ..call(op::CHMOD)
+        },
+    ),
+    row(
+        "fchmodat",
+        libc::SYS_fchmodat,
+        Syscall {
+            dir: 0,
+            name: 1,
+            mode: 2,
+            ..call(op::CHMOD)
+        },
+    ),
+    row(
+        "fchmodat2",
+        SYS_FCHMODAT2,
+        Syscall {
+            dir: 0,
+            name: 1,
+            mode: 2,
+            flags: 3,
+            ..call(op::CHMOD)
+        },
+    ),
+    row(
+        "truncate",
+        libc::SYS_truncate,
+        Syscall {
+            name: 0,
+            ..call(op::TRUNCATE)
+        },
+    ),
+    row(
+        "ftruncate",
+        libc::SYS_ftruncate,
+        Syscall {
+            fd: 0,
+            ..call(op::TRUNCATE)
+        },
+    ),
+    row(
+        "mkdirat",
+        libc::SYS_mkdirat,
+        Syscall {
+            dir: 0,
+            name: 1,
+            mode: 2,
+            ..call(op::MKDIR)
+        },
+    ),
+    row(
+        "linkat",
+        libc::SYS_linkat,
+        Syscall {
+            dir: 0,
+            name: 1,
+            dir2: 2,
+            name2: 3,
+            flags: 4,
+            ..call(op::LINK)
+        },
+    ),
+    row(
+        "symlinkat",
+        libc::SYS_symlinkat,
+        Syscall {
+            dir2: 1,
+            name: 0,
+            name2: 2,
+            ..call(op::SYMLINK)
+        },
+    ),
 ];
 
 /// Calls that newer architectures left out.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[Row] = &[
-    row("open", libc::SYS_open, Syscall { name: 0, flags: 1, mode: 2, ..call(op::OPEN) }),
-    row("creat", libc::SYS_creat, Syscall { name: 0, mode: 1, fixed_flags: CREAT_FLAGS, ..call(op::OPEN) }),
-    row("unlink", libc::SYS_unlink, Syscall { name: 0, ..call(op::UNLINK) }),
-    row("rmdir", libc::SYS_rmdir, Syscall { name: 0, ..call(op::RMDIR) }),
-    row("rename", libc::SYS_rename, Syscall { name: 0, name2: 1, ..call(op::RENAME) }),
-    row("chmod", libc::SYS_chmod, Syscall { name: 0, mode: 1, ..call(op::CHMOD) }),
-    row("mkdir", libc::SYS_mkdir, Syscall { name: 0, mode: 1, ..call(op::MKDIR) }),
-    row("link", libc::SYS_link, Syscall { name: 0, name2: 1, ..call(op::LINK) }),
-    row("symlink", libc::SYS_symlink, Syscall { name: 0, name2: 1, ..call(op::SYMLINK) }),
+    row(
+        "open",
+        libc::SYS_open,
+        Syscall {
+            name: 0,
+            flags: 1,
+            mode: 2,
+            ..call(op::OPEN)
+        },
+    ),
+    row(
+        "creat",
+        libc::SYS_creat,
+        Syscall {
+            name: 0,
+            mode: 1,
+            fixed_flags: CREAT_FLAGS,
+            ..call(op::OPEN)
+        },
+    ),
+    row(
+        "unlink",
+        libc::SYS_unlink,
+        Syscall {
+            name: 0,
+            ..call(op::UNLINK)
+        },
+    ),
+    row(
+        "rmdir",
+        libc::SYS_rmdir,
+        Syscall {
+            name: 0,
+            ..call(op::RMDIR)
+        },
+    ),
+    row(
+        "rename",
+        libc::SYS_rename,
+        Syscall {
+            name: 0,
+            name2: 1,
+            ..call(op::RENAME)
+        },
+    ),
+    row(
+        "chmod",
+        libc::SYS_chmod,
+        Syscall {
+            name: 0,
+            mode: 1,
+            ..call(op::CHMOD)
+        },
+    ),
+    row(
+        "mkdir",
+        libc::SYS_mkdir,
+        Syscall {
+            name: 0,
+            mode: 1,
+            ..call(op::MKDIR)
+        },
+    ),
+    row(
+        "link",
+        libc::SYS_link,
+        Syscall {
+            name: 0,
+            name2: 1,
+            ..call(op::LINK)
+        },
+    ),
+    row(
+        "symlink",
+        libc::SYS_symlink,
+        Syscall {
+            name: 0,
+            name2: 1,
+            ..call(op::SYMLINK)
+        },
+    ),
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[Row] = &[];

@@ -34,7 +34,11 @@ pub struct Notices {
 impl Notices {
     /// Writes to a file, or to standard error.
     pub fn new(format: Format, file: Option<File>) -> Self {
-        Self { format, file, held: Vec::new() }
+        Self {
+            format,
+            file,
+            held: Vec::new(),
+        }
     }
 
     /// Shows a finding, now or when the command has given the screen back.
@@ -58,12 +62,14 @@ impl Notices {
     /// Shows what was held back.
     pub fn flush(&mut self) {
         for text in self.held.drain(..) {
-            self.file.as_mut().map_or_else(
-                || io::stderr().write_all(text.as_bytes()),
-                |file| file.write_all(text.as_bytes()),
-            )
-            // Nobody to tell: the terminal is what failed. The history has the finding.
-            .unwrap_or_default();
+            self.file
+                .as_mut()
+                .map_or_else(
+                    || io::stderr().write_all(text.as_bytes()),
+                    |file| file.write_all(text.as_bytes()),
+                )
+                // Nobody to tell: the terminal is what failed. The history has the finding.
+                .unwrap_or_default();
         }
     }
 
@@ -84,7 +90,8 @@ impl Notices {
 fn screen_is_taken() -> bool {
     let stderr = io::stderr();
     stderr.is_terminal()
-        && tcgetattr(stderr.as_fd()).is_ok_and(|mode| !mode.local_modes.contains(LocalModes::ICANON))
+        && tcgetattr(stderr.as_fd())
+            .is_ok_and(|mode| !mode.local_modes.contains(LocalModes::ICANON))
 }
 
 /// A finding in a few lines.
@@ -104,7 +111,12 @@ fn text(finding: &Finding, colour: bool) -> String {
         .map(|process| format!("{}({})", program(&process.exe), process.pid))
         .collect();
     let _ = writeln!(out, "agentwatch:   chain: {}", chain.join(" ← "));
-    let _ = writeln!(out, "agentwatch:   {}; more: agentwatch findings {}", done(&finding.response), finding.id);
+    let _ = writeln!(
+        out,
+        "agentwatch:   {}; more: agentwatch findings {}",
+        done(&finding.response),
+        finding.id
+    );
     out
 }
 
@@ -137,7 +149,10 @@ pub fn done(response: &Response) -> String {
             out
         }
         (Action::Kill, Some(reason)) => format!("killed the agent, but {reason}"),
-        (_, Some(reason)) => format!("{} was asked for and not done: {reason}", response.requested),
+        (_, Some(reason)) => format!(
+            "{} was asked for and not done: {reason}",
+            response.requested
+        ),
         (taken, None) => format!("action: {taken}"),
     }
 }

@@ -38,7 +38,8 @@ impl AgentCgroup {
             fs::create_dir_all(parent)
                 .with_context(|| format!("cannot make the cgroup {}", parent.display()))?;
         }
-        fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
+        fs::create_dir(&path)
+            .with_context(|| format!("cannot make the cgroup {}", path.display()))?;
         Self::adopt(path)
     }
 
@@ -52,8 +53,14 @@ impl AgentCgroup {
         if !path.join("cgroup.procs").exists() {
             bail!("{} is not a cgroup v2 folder", path.display());
         }
-        let id = fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?.ino();
-        let cgroup = Self { path, id, protected: protected() };
+        let id = fs::metadata(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?
+            .ino();
+        let cgroup = Self {
+            path,
+            id,
+            protected: protected(),
+        };
         cgroup.refuse_protected()?;
         Ok(cgroup)
     }
@@ -97,7 +104,8 @@ impl AgentCgroup {
                 Ok(list) => pids.extend(list.lines().filter_map(|line| line.parse::<u32>().ok())),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    return Err(error).with_context(|| format!("cannot read {}/cgroup.procs", path.display()));
+                    return Err(error)
+                        .with_context(|| format!("cannot read {}/cgroup.procs", path.display()));
                 }
             }
         }
@@ -106,13 +114,20 @@ impl AgentCgroup {
 
     /// Refuses a cgroup with a process that must never be acted upon.
     fn refuse_protected(&self) -> Result<()> {
-        if let Some(pid) = self.processes()?.into_iter().find(|pid| self.protected.contains(pid)) {
+        if let Some(pid) = self
+            .processes()?
+            .into_iter()
+            .find(|pid| self.protected.contains(pid))
+        {
             let what = match pid {
                 1 => "pid 1".to_owned(),
                 pid if pid == std::process::id() => "agentwatch itself".to_owned(),
                 pid => format!("pid {pid}, which agentwatch was started by"),
             };
-            bail!("{} is no agent's cgroup: {what} is in it", self.path.display());
+            bail!(
+                "{} is no agent's cgroup: {what} is in it",
+                self.path.display()
+            );
         }
         Ok(())
     }
@@ -169,7 +184,10 @@ impl AgentCgroup {
                 return false;
             }
             // The kernel tells of changes of cgroup.events by POLLPRI.
-            let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: left.as_nanos().min(50_000_000) as _ };
+            let timeout = rustix::time::Timespec {
+                tv_sec: 0,
+                tv_nsec: left.as_nanos().min(50_000_000) as _,
+            };
             let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout));
         }
     }
@@ -206,7 +224,9 @@ impl AgentCgroup {
 
 fn is_populated(events: &mut fs::File) -> bool {
     let mut text = String::new();
-    let read = events.rewind().and_then(|()| events.read_to_string(&mut text));
+    let read = events
+        .rewind()
+        .and_then(|()| events.read_to_string(&mut text));
     // A cgroup that is gone has nobody in it.
     read.is_ok() && text.lines().any(|line| line == "populated 1")
 }

@@ -20,7 +20,11 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(5);
 /// What a policy asks for, for a finding of a detector.
 pub fn requested(policy: &Policy, detector: &str, severity: Severity) -> Action {
     let action = policy.detectors.action(detector);
-    if severity >= ACTS_FROM { action } else { action.min(Action::Alert) }
+    if severity >= ACTS_FROM {
+        action
+    } else {
+        action.min(Action::Alert)
+    }
 }
 
 /// Does what the policy asks for. `outside` gives the agent's processes that are no longer in its
@@ -41,7 +45,11 @@ pub fn respond(
         outside: Vec::new(),
     };
     if requested < Action::Kill {
-        return Response { taken: requested, reason: None, ..not_done("") };
+        return Response {
+            taken: requested,
+            reason: None,
+            ..not_done("")
+        };
     }
     if policy.mode == Mode::Observe {
         return not_done("the policy only observes");
@@ -65,7 +73,10 @@ pub fn respond(
         requested,
         taken: Action::Kill,
         reason: (!emptied).then(|| {
-            format!("the cgroup was not empty after {} s: a process cannot be ended now", EMPTY_WITHIN.as_secs())
+            format!(
+                "the cgroup was not empty after {} s: a process cannot be ended now",
+                EMPTY_WITHIN.as_secs()
+            )
         }),
         ordered_us,
         empty_us,

@@ -39,7 +39,11 @@ pub fn default_data_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/agentwatch".into();
     }
-    let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     home("XDG_STATE_HOME")
         .or_else(|| home("HOME").map(|home| home.join(".local/state")))
         .unwrap_or_else(|| ".".into())
@@ -81,7 +85,11 @@ impl Store {
             .create(dir)
             .with_context(|| format!("cannot make the data folder {}", dir.display()))?;
         let started = jiff::Timestamp::now();
-        let run = format!("{}-{}", started.strftime("%Y%m%dT%H%M%S"), std::process::id());
+        let run = format!(
+            "{}-{}",
+            started.strftime("%Y%m%dT%H%M%S"),
+            std::process::id()
+        );
         let mut files = writer::Files::new(dir.to_owned());
         files.begin(&run, agent, command, wall_ns(started))?;
         let (queue, rows) = sync_channel(QUEUE);
@@ -114,7 +122,10 @@ impl Store {
     /// Stores a finding. Waits a second at most: there are few, and they are what counts.
     pub fn finding(&self, finding: &Finding) {
         let time_ns = self.wall(finding.time_ns);
-        let mut message = Message::Finding { time_ns, finding: Box::new(finding.clone()) };
+        let mut message = Message::Finding {
+            time_ns,
+            finding: Box::new(finding.clone()),
+        };
         for _ in 0..100 {
             match self.queue.try_send(message) {
                 Ok(()) => return,
@@ -133,7 +144,13 @@ impl Store {
 
     /// Ends the run, with everything that is in the queue.
     pub fn finish(self, exit_status: Option<i32>, killed_by: Option<&str>, tally: &Tally) -> Stats {
-        let Self { queue, dropped, shared, writer, .. } = self;
+        let Self {
+            queue,
+            dropped,
+            shared,
+            writer,
+            ..
+        } = self;
         shared.give_up_after(PATIENCE);
         let end = Message::End {
             time_ns: wall_ns(jiff::Timestamp::now()),

@@ -78,22 +78,31 @@ impl History {
     ///
     /// When the folder cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
-        let entries = fs::read_dir(dir).with_context(|| format!("no history in {}", dir.display()))?;
+        let entries =
+            fs::read_dir(dir).with_context(|| format!("no history in {}", dir.display()))?;
         let mut files: Vec<PathBuf> = entries
             .filter_map(Result::ok)
             .map(|entry| entry.path())
             .filter(|path| {
-                let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+                let name = path
+                    .file_name()
+                    .map(|name| name.to_string_lossy())
+                    .unwrap_or_default();
                 name.starts_with("agentwatch-") && name.ends_with(".db")
             })
             .collect();
         files.sort();
-        let mut history = Self { days: Vec::new(), warnings: Vec::new() };
+        let mut history = Self {
+            days: Vec::new(),
+            warnings: Vec::new(),
+        };
         for path in files {
             let name = path.display().to_string();
             match open(&path) {
                 Ok(connection) => history.days.push((name, connection)),
-                Err(error) => history.warnings.push(format!("{name} is not read: {error:#}")),
+                Err(error) => history
+                    .warnings
+                    .push(format!("{name} is not read: {error:#}")),
             }
         }
         Ok(history)
@@ -105,7 +114,11 @@ impl History {
     /// # Errors
     ///
     /// What `each` says.
-    pub fn events(&mut self, filter: &Filter, mut each: impl FnMut(Row) -> Result<()>) -> Result<()> {
+    pub fn events(
+        &mut self,
+        filter: &Filter,
+        mut each: impl FnMut(Row) -> Result<()>,
+    ) -> Result<()> {
         let (condition, values) = condition(filter);
         let mut skip = match filter.limit {
             Some(limit) => self.count(&condition, &values).saturating_sub(limit),
@@ -114,7 +127,8 @@ impl History {
         let Self { days, warnings } = self;
         for (name, connection) in days {
             let mut failed = None;
-            let sql = format!("SELECT {COLUMNS} FROM events WHERE {condition} ORDER BY time_ns, id");
+            let sql =
+                format!("SELECT {COLUMNS} FROM events WHERE {condition} ORDER BY time_ns, id");
             let result = (|| -> Result<()> {
                 let mut statement = connection.prepare(&sql)?;
                 let mut rows = statement.query(rusqlite::params_from_iter(&values))?;
@@ -132,9 +146,13 @@ impl History {
             })();
             match (result, failed) {
                 (Ok(()), None) => {}
-                (Ok(()), Some(error)) => warnings.push(format!("{name} is damaged: {error}; the rest of it is not read")),
+                (Ok(()), Some(error)) => warnings.push(format!(
+                    "{name} is damaged: {error}; the rest of it is not read"
+                )),
                 (Err(error), _) if error.is::<rusqlite::Error>() => {
-                    warnings.push(format!("{name} is damaged: {error}; the rest of it is not read"));
+                    warnings.push(format!(
+                        "{name} is damaged: {error}; the rest of it is not read"
+                    ));
                 }
                 (Err(error), _) => return Err(error),
             }
@@ -149,7 +167,10 @@ impl History {
                 connection.query_row(&sql, rusqlite::params_from_iter(values), |row| row.get(0));
             n.ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
         };
-        self.days.iter().map(|(_, connection)| count(connection)).sum()
+        self.days
+            .iter()
+            .map(|(_, connection)| count(connection))
+            .sum()
     }
 
     /// The findings that are asked for, in order of time. Kinds and limit do not matter.
@@ -158,9 +179,15 @@ impl History {
     ///
     /// When a file cannot be read.
     pub fn findings(&mut self, filter: &Filter) -> Result<Vec<StoredFinding>> {
-        let events = Filter { kinds: Vec::new(), limit: None, ..filter.clone() };
+        let events = Filter {
+            kinds: Vec::new(),
+            limit: None,
+            ..filter.clone()
+        };
         let (condition, values) = condition(&events);
-        let sql = format!("SELECT time_ns, run, finding FROM findings WHERE {condition} ORDER BY time_ns, rowid");
+        let sql = format!(
+            "SELECT time_ns, run, finding FROM findings WHERE {condition} ORDER BY time_ns, rowid"
+        );
         let mut found = Vec::new();
         for (name, connection) in &self.days {
             let mut statement = connection.prepare(&sql)?;
@@ -169,8 +196,13 @@ impl History {
             })?;
             for row in rows {
                 let (time_ns, run, json) = row.with_context(|| format!("cannot read {name}"))?;
-                let finding = serde_json::from_str(&json).with_context(|| format!("a finding in {name} is damaged"))?;
-                found.push(StoredFinding { time_ns, run, finding });
+                let finding = serde_json::from_str(&json)
+                    .with_context(|| format!("a finding in {name} is damaged"))?;
+                found.push(StoredFinding {
+                    time_ns,
+                    run,
+                    finding,
+                });
             }
         }
         Ok(found)
@@ -219,7 +251,9 @@ impl History {
     /// When there is none.
     pub fn run(&mut self, id: Option<&str>, agent: Option<&str>) -> Result<Run> {
         let mut runs = self.runs()?;
-        runs.retain(|run| id.is_none_or(|id| run.run == id) && agent.is_none_or(|agent| run.agent == agent));
+        runs.retain(|run| {
+            id.is_none_or(|id| run.run == id) && agent.is_none_or(|agent| run.agent == agent)
+        });
         match (runs.pop(), id, agent) {
             (Some(run), _, _) => Ok(run),
             (None, Some(id), _) => bail!("no run {id:?} in the history"),
@@ -238,7 +272,10 @@ fn open(path: &Path) -> Result<Connection> {
         match schema::version(&connection)? {
             schema::VERSION => Ok(connection),
             0 => bail!("it has no tables"),
-            other => bail!("its tables are of version {other}, this agentwatch knows version {}", schema::VERSION),
+            other => bail!(
+                "its tables are of version {other}, this agentwatch knows version {}",
+                schema::VERSION
+            ),
         }
     };
     let uri = format!("file:{}", percent(&path.to_string_lossy()));
@@ -248,7 +285,9 @@ fn open(path: &Path) -> Result<Connection> {
 
 /// What has a meaning in a URI, escaped.
 fn percent(path: &str) -> String {
-    path.replace('%', "%25").replace('?', "%3f").replace('#', "%23")
+    path.replace('%', "%25")
+        .replace('?', "%3f")
+        .replace('#', "%23")
 }
 
 const COLUMNS: &str = "time_ns, run, agent, kind, pid, start_ns, ppid, uid, comm, exe, path, path2, result, \
@@ -282,13 +321,23 @@ fn event(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {
         bytes_in: unsigned(20)?,
         bytes_out: unsigned(21)?,
         cookie: unsigned(22)?,
-        detail: row.get::<_, Option<String>>(23)?.and_then(|json| serde_json::from_str(&json).ok()),
+        detail: row
+            .get::<_, Option<String>>(23)?
+            .and_then(|json| serde_json::from_str(&json).ok()),
     })
 }
 
 /// The condition of a filter, and its values.
 fn condition(filter: &Filter) -> (String, Vec<Value>) {
-    let Filter { since, until, agent, run, kinds, pid, limit: _ } = filter;
+    let Filter {
+        since,
+        until,
+        agent,
+        run,
+        kinds,
+        pid,
+        limit: _,
+    } = filter;
     let mut parts = vec!["1".to_owned()];
     let mut values = Vec::new();
     let mut add = |part: &str, value: Value| {

@@ -76,6 +76,10 @@ pub struct Row {
 }
 
 /// Unix nanoseconds as RFC 3339.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde calls"
+)]
 fn rfc3339<S: serde::Serializer>(time_ns: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     let time = jiff::Timestamp::from_nanosecond(i128::from(*time_ns)).unwrap_or_default();
     serializer.collect_str(&format_args!("{time:.9}"))
@@ -85,7 +89,8 @@ impl Row {
     /// Makes a row of an event, of no run yet.
     pub fn new(event: &Event, exe: Option<&str>, agent: &str, wall_offset_ns: u64) -> Self {
         let mut row = Self {
-            time_ns: i64::try_from(event.time_ns.saturating_add(wall_offset_ns)).unwrap_or(i64::MAX),
+            time_ns: i64::try_from(event.time_ns.saturating_add(wall_offset_ns))
+                .unwrap_or(i64::MAX),
             agent: agent.to_owned(),
             kind: event.kind.name().to_owned(),
             pid: event.process.pid,
@@ -109,7 +114,8 @@ impl Row {
             Kind::Exec(exec) => {
                 self.path = Some(exec.path.clone());
                 self.file(Some(exec.file));
-                let mut detail = json!({"argv": exec.argv, "cwd": exec.cwd, "filename": exec.filename});
+                let mut detail =
+                    json!({"argv": exec.argv, "cwd": exec.cwd, "filename": exec.filename});
                 if exec.interpreter != exec.filename {
                     detail["interpreter"] = exec.interpreter.clone().into();
                 }
@@ -131,7 +137,11 @@ impl Row {
                 }
                 self.detail = Some(detail);
             }
-            Kind::CgroupMove { moved, to, to_agent } => {
+            Kind::CgroupMove {
+                moved,
+                to,
+                to_agent,
+            } => {
                 self.detail = Some(json!({"moved": moved, "to": to, "to_agent": to_agent}));
             }
             Kind::Connect(connect) => self.endpoint(&connect.endpoint),
@@ -177,7 +187,8 @@ impl Row {
             }
             Kind::Seed(seed) => {
                 self.path = Some(seed.path.clone());
-                self.detail = Some(json!({"argv": seed.argv, "cwd": seed.cwd, "member": seed.member}));
+                self.detail =
+                    Some(json!({"argv": seed.argv, "cwd": seed.cwd, "member": seed.member}));
             }
             Kind::Agent(_) | Kind::Tally(_) => {}
         }
@@ -215,12 +226,24 @@ impl Row {
 
     /// Whether a thing of `detail` is true.
     pub fn is(&self, name: &str) -> bool {
-        self.detail.as_ref().and_then(|detail| detail.get(name)).and_then(Value::as_bool) == Some(true)
+        self.detail
+            .as_ref()
+            .and_then(|detail| detail.get(name))
+            .and_then(Value::as_bool)
+            == Some(true)
     }
 
     /// The arguments.
     pub fn argv(&self) -> Vec<&str> {
-        let words = self.detail.as_ref().and_then(|detail| detail.get("argv")).and_then(Value::as_array);
-        words.into_iter().flatten().filter_map(Value::as_str).collect()
+        let words = self
+            .detail
+            .as_ref()
+            .and_then(|detail| detail.get("argv"))
+            .and_then(Value::as_array);
+        words
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect()
     }
 }

@@ -39,7 +39,8 @@ pub fn prepare(connection: &Connection) -> Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(1))?;
     match version(connection)? {
         0 => {
-            let tables = format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;");
+            let tables =
+                format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;");
             if let Err(error) = connection.execute_batch(&tables) {
                 let _ = connection.execute_batch("ROLLBACK");
                 // Somebody else made them at the same moment?
@@ -50,7 +51,9 @@ pub fn prepare(connection: &Connection) -> Result<()> {
             Ok(())
         }
         VERSION => Ok(()),
-        other => bail!("its tables are of version {other}, this agentwatch knows version {VERSION}"),
+        other => {
+            bail!("its tables are of version {other}, this agentwatch knows version {VERSION}")
+        }
     }
 }
 

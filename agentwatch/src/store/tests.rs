@@ -1,6 +1,9 @@
 use std::{process::Command, time::Instant};
 
-use super::{query::{Filter, History}, *};
+use super::{
+    query::{Filter, History},
+    *,
+};
 use crate::event::{
     Address, Direction, Endpoint, Event, Exit, FlowClose, Kind, ProcessKey, Protocol,
 };
@@ -11,7 +14,10 @@ fn event(time_ns: u64, kind: Kind) -> Event {
     Event {
         time_ns,
         agent: 1,
-        process: ProcessKey { pid: 42, start_ns: 7 },
+        process: ProcessKey {
+            pid: 42,
+            start_ns: 7,
+        },
         tid: 42,
         ppid: 1,
         uid: 1000,
@@ -24,7 +30,15 @@ fn event(time_ns: u64, kind: Kind) -> Event {
 }
 
 fn exit(time_ns: u64) -> Event {
-    event(time_ns, Kind::Exit(Exit { code: Some(3), signal: None, utime_ns: 5, stime_ns: 6 }))
+    event(
+        time_ns,
+        Kind::Exit(Exit {
+            code: Some(3),
+            signal: None,
+            utime_ns: 5,
+            stime_ns: 6,
+        }),
+    )
 }
 
 fn row(event: &Event, exe: Option<&str>) -> Row {
@@ -32,7 +46,10 @@ fn row(event: &Event, exe: Option<&str>) -> Row {
 }
 
 fn close() -> Kind {
-    let address = |port| Address { ip: [127, 0, 0, 1].into(), port };
+    let address = |port| Address {
+        ip: [127, 0, 0, 1].into(),
+        port,
+    };
     Kind::FlowClose(FlowClose {
         endpoint: Endpoint {
             cookie: u64::MAX,
@@ -73,18 +90,33 @@ fn what_is_stored_is_read_again() {
 
     let (rows, warnings) = read(dir.path(), &Filter::default());
     assert!(warnings.is_empty(), "{warnings:?}");
-    let expected = Row { run, ..row(&exit(1), Some("/bin/sh")) };
+    let expected = Row {
+        run,
+        ..row(&exit(1), Some("/bin/sh"))
+    };
     assert_eq!(rows[0], expected);
-    assert_eq!((rows[1].bytes_out, rows[1].cookie), (Some(u64::MAX), Some(u64::MAX)));
+    assert_eq!(
+        (rows[1].bytes_out, rows[1].cookie),
+        (Some(u64::MAX), Some(u64::MAX))
+    );
 
-    let by_kind = |kind: &str| Filter { kinds: vec![kind.to_owned()], ..Filter::default() };
+    let by_kind = |kind: &str| Filter {
+        kinds: vec![kind.to_owned()],
+        ..Filter::default()
+    };
     assert_eq!(read(dir.path(), &by_kind("exit")).0.len(), 1);
     assert_eq!(read(dir.path(), &by_kind("exec")).0.len(), 0);
-    let last = Filter { limit: Some(1), ..Filter::default() };
+    let last = Filter {
+        limit: Some(1),
+        ..Filter::default()
+    };
     assert_eq!(read(dir.path(), &last).0[0].kind, "flow_close");
 
     let found = History::open(dir.path()).unwrap().run(None, None).unwrap();
-    assert_eq!((found.exit_status, found.command), (Some(3), vec!["sh".to_owned()]));
+    assert_eq!(
+        (found.exit_status, found.command),
+        (Some(3), vec!["sh".to_owned()])
+    );
 }
 
 #[test]
@@ -98,11 +130,22 @@ fn each_day_has_its_file_and_order_is_kept() {
     store.finish(None, None, &Tally::default());
     let files = fs::read_dir(dir.path())
         .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".db"))
+        .filter(|entry| {
+            entry
+                .as_ref()
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .ends_with(".db")
+        })
         .count();
     // Today's, in which the run begins and ends, and one for each day of the events.
     assert_eq!(files, 4);
-    let times: Vec<i64> = read(dir.path(), &Filter::default()).0.iter().map(|row| row.time_ns).collect();
+    let times: Vec<i64> = read(dir.path(), &Filter::default())
+        .0
+        .iter()
+        .map(|row| row.time_ns)
+        .collect();
     assert!(times.is_sorted() && times.len() == 3, "{times:?}");
     assert_eq!(History::open(dir.path()).unwrap().runs().unwrap().len(), 1);
 }
@@ -141,7 +184,10 @@ fn write_until_killed() {
     let store = Store::open(Path::new(&dir), "a", &[], WALL).unwrap();
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(30) {
-        store.event(row(&exit(u64::try_from(start.elapsed().as_nanos()).unwrap()), None));
+        store.event(row(
+            &exit(u64::try_from(start.elapsed().as_nanos()).unwrap()),
+            None,
+        ));
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -150,7 +196,11 @@ fn write_until_killed() {
 fn a_writer_that_is_killed_loses_less_than_a_second() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::tests::write_until_killed", "--test-threads=1"])
+        .args([
+            "--exact",
+            "store::tests::write_until_killed",
+            "--test-threads=1",
+        ])
         .env("AGENTWATCH_TEST_WRITE_TO", dir.path())
         .stdout(std::process::Stdio::null())
         .spawn()
@@ -162,7 +212,9 @@ fn a_writer_that_is_killed_loses_less_than_a_second() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "db") {
             let connection = rusqlite::Connection::open(&path).unwrap();
-            let ok: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            let ok: String = connection
+                .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+                .unwrap();
             assert_eq!(ok, "ok");
         }
     }
@@ -170,5 +222,8 @@ fn a_writer_that_is_killed_loses_less_than_a_second() {
     assert!(warnings.is_empty(), "{warnings:?}");
     let last = rows.last().unwrap().time_ns - i64::try_from(WALL).unwrap();
     // Written for some 2.5 s from its start: what is missing at the end is less than a second.
-    assert!(last > 1_000_000_000, "the last row is {last} ns after the start");
+    assert!(
+        last > 1_000_000_000,
+        "the last row is {last} ns after the start"
+    );
 }

@@ -66,13 +66,18 @@ impl Shared {
         Stats {
             stored: self.stored.load(Ordering::Relaxed),
             dropped: dropped + self.given_up.load(Ordering::Relaxed),
-            error: self.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            error: self
+                .error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         }
     }
 
     /// From then on a batch that cannot be written is given up.
     pub fn give_up_after(&self, patience: Duration) {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + patience);
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Instant::now() + patience);
     }
 
     fn is_over(&self) -> bool {
@@ -113,7 +118,13 @@ impl Files {
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn begin(&mut self, run: &str, agent: &str, command: &[String], started_ns: i64) -> Result<()> {
+    pub fn begin(
+        &mut self,
+        run: &str,
+        agent: &str,
+        command: &[String],
+        started_ns: i64,
+    ) -> Result<()> {
         run.clone_into(&mut self.run);
         agent.clone_into(&mut self.agent);
         self.command = serde_json::to_string(command)?;
@@ -139,7 +150,10 @@ impl Files {
                 .with_context(|| format!("cannot write the history {}", path.display()))?;
             self.open = Some((day, connection));
         }
-        self.open.as_mut().map(|(_, connection)| connection).context("no file is open")
+        self.open
+            .as_mut()
+            .map(|(_, connection)| connection)
+            .context("no file is open")
     }
 
     /// Writes the first rows of a batch that belong to one day, all or none; how many that was.
@@ -149,7 +163,10 @@ impl Files {
         };
         let run = self.run.clone();
         let today = day(time(first));
-        let len = batch.iter().take_while(|message| day(time(message)) == today).count();
+        let len = batch
+            .iter()
+            .take_while(|message| day(time(message)) == today)
+            .count();
         let transaction = self.of(time(first))?.transaction()?;
         let mut events = 0;
         for message in &batch[..len] {
@@ -179,15 +196,57 @@ fn insert(to: &Connection, run: &str, message: &Message, shared: &Shared) -> Res
     match message {
         Message::Event(row) => {
             let Row {
-                time_ns, run, agent, kind, pid, start_ns, ppid, uid, comm, exe, path, path2, result, dev,
-                ino, protocol, direction, local, remote, remote_port, bytes_in, bytes_out, cookie, detail,
+                time_ns,
+                run,
+                agent,
+                kind,
+                pid,
+                start_ns,
+                ppid,
+                uid,
+                comm,
+                exe,
+                path,
+                path2,
+                result,
+                dev,
+                ino,
+                protocol,
+                direction,
+                local,
+                remote,
+                remote_port,
+                bytes_in,
+                bytes_out,
+                cookie,
+                detail,
             } = &**row;
             // SQLite's integers are signed: numbers above 2^63 come back the same by a cast.
             let signed = |n: &Option<u64>| n.map(u64::cast_signed);
             to.prepare_cached(INSERT)?.execute(params![
-                time_ns, run, agent, kind, pid, start_ns.cast_signed(), ppid, uid, comm, exe, path, path2,
-                result, dev, signed(ino), protocol, direction, local, remote, remote_port,
-                signed(bytes_in), signed(bytes_out), signed(cookie),
+                time_ns,
+                run,
+                agent,
+                kind,
+                pid,
+                start_ns.cast_signed(),
+                ppid,
+                uid,
+                comm,
+                exe,
+                path,
+                path2,
+                result,
+                dev,
+                signed(ino),
+                protocol,
+                direction,
+                local,
+                remote,
+                remote_port,
+                signed(bytes_in),
+                signed(bytes_out),
+                signed(cookie),
                 detail.as_ref().map(ToString::to_string),
             ])?;
             Ok(1)
@@ -197,13 +256,24 @@ fn insert(to: &Connection, run: &str, message: &Message, shared: &Shared) -> Res
                 "INSERT INTO findings (id, time_ns, run, agent, detector, severity, pid, finding) \
                  VALUES (?1,?2,?3,?4,?5,?6,?7,?8)",
                 params![
-                    finding.id, time_ns, run, finding.agent, finding.detector,
-                    finding.severity.to_string(), finding.process.pid, serde_json::to_string(finding)?,
+                    finding.id,
+                    time_ns,
+                    run,
+                    finding.agent,
+                    finding.detector,
+                    finding.severity.to_string(),
+                    finding.process.pid,
+                    serde_json::to_string(finding)?,
                 ],
             )?;
             Ok(0)
         }
-        Message::End { time_ns, exit_status, killed_by, tally } => {
+        Message::End {
+            time_ns,
+            exit_status,
+            killed_by,
+            tally,
+        } => {
             let stats = shared.stats(0);
             to.execute(
                 "UPDATE runs SET ended_ns=?2, exit_status=?3, killed_by=?4, stored=?5, dropped=?6, tally=?7 \
@@ -264,7 +334,10 @@ fn commit(files: &mut Files, mut batch: &[Message], shared: &Shared) {
             }
         }
         if shared.is_over() {
-            let lost = batch.iter().filter(|message| matches!(message, Message::Event(_))).count();
+            let lost = batch
+                .iter()
+                .filter(|message| matches!(message, Message::Event(_)))
+                .count();
             shared.given_up.fetch_add(lost as u64, Ordering::Relaxed);
             return;
         }

@@ -35,21 +35,25 @@ impl Outside {
     pub fn new(folder: &Path) -> Result<Self> {
         remove_stale();
         let pid = std::process::id();
-        let mut outside =
-            Self { namespace: format!("{PREFIX}{pid}"), sshd: None, key: folder.join("key") };
+        let mut outside = Self {
+            namespace: format!("{PREFIX}{pid}"),
+            sshd: None,
+            key: folder.join("key"),
+        };
         outside.network(pid)?;
         outside.sshd = Some(outside.start_sshd(folder)?);
-        outside.wait()?;
+        Self::wait()?;
         Ok(outside)
     }
-
 
     fn network(&self, pid: u32) -> Result<()> {
         let name = &self.namespace;
         // Interface names have 15 characters at most.
         let (here, there) = (format!("awd{pid}"), format!("awe{pid}"));
         ip(&["netns", "add", name])?;
-        ip(&["link", "add", &here, "type", "veth", "peer", "name", &there, "netns", name])?;
+        ip(&[
+            "link", "add", &here, "type", "veth", "peer", "name", &there, "netns", name,
+        ])?;
         ip(&["addr", "add", HERE, "dev", &here])?;
         ip(&["link", "set", &here, "up"])?;
         ip(&["-n", name, "addr", "add", THERE, "dev", &there])?;
@@ -61,7 +65,11 @@ impl Outside {
         let host_key = folder.join("host_key");
         for key in [&self.key, &host_key] {
             let mut keygen = Command::new("ssh-keygen");
-            workspace::run(keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(key))?;
+            workspace::run(
+                keygen
+                    .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                    .arg(key),
+            )?;
         }
         // sshd leaves its privileges in this folder, which its own package makes at boot.
         fs::create_dir_all("/run/sshd").context("making /run/sshd")?;
@@ -89,7 +97,7 @@ impl Outside {
         command
     }
 
-    fn wait(&self) -> Result<()> {
+    fn wait() -> Result<()> {
         let address: SocketAddr = format!("{ADDRESS}:22").parse()?;
         let end = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
@@ -114,13 +122,19 @@ impl Drop for Outside {
 
 /// Ends what still runs in a namespace and removes it; its interfaces go with it.
 fn remove(namespace: &str) {
-    let pids = Command::new("ip").args(["netns", "pids", namespace]).stderr(Stdio::null()).output();
+    let pids = Command::new("ip")
+        .args(["netns", "pids", namespace])
+        .stderr(Stdio::null())
+        .output();
     if let Ok(pids) = pids {
         for pid in String::from_utf8_lossy(&pids.stdout).split_ascii_whitespace() {
             let _ = Command::new("kill").arg(pid).stderr(Stdio::null()).status();
         }
     }
-    let _ = Command::new("ip").args(["netns", "del", namespace]).stderr(Stdio::null()).status();
+    let _ = Command::new("ip")
+        .args(["netns", "del", namespace])
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// Removes namespaces of demonstrations that are not there any more.

@@ -24,9 +24,12 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Plays the scene with this build of agentwatch.
 pub fn run(agentwatch: &Path) -> Result<()> {
     if !is_root()? {
-        bail!("the demonstration loads programs into the kernel and makes a network namespace: run it as root");
+        bail!(
+            "the demonstration loads programs into the kernel and makes a network namespace: run it as root"
+        );
     }
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("handling signals")?;
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
+        .context("handling signals")?;
     let stage = Stage::new()?;
 
     say("1. What this kernel offers (agentwatch doctor)");
@@ -97,7 +100,15 @@ impl Stage {
     fn agent(&self, agentwatch: &Path, outside: &Outside) -> Result<i32> {
         let script = workspace::root()?.join("xtask/demo/rome.py");
         let status = Command::new(agentwatch)
-            .args(["run", "--name", "rome", "--data-dir", self.history(), "--", "python3"])
+            .args([
+                "run",
+                "--name",
+                "rome",
+                "--data-dir",
+                self.history(),
+                "--",
+                "python3",
+            ])
             .arg(script)
             .current_dir(self.folder.join("work"))
             .env("OUTSIDE", ADDRESS)

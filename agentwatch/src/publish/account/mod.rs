@@ -138,7 +138,11 @@ pub struct Kept {
 impl Account {
     /// Begins an account.
     pub fn new(agent: &str, command: &[String]) -> Self {
-        Self { agent: agent.to_owned(), command: command.to_vec(), ..Self::default() }
+        Self {
+            agent: agent.to_owned(),
+            command: command.to_vec(),
+            ..Self::default()
+        }
     }
 
     /// Takes an event in.
@@ -149,16 +153,15 @@ impl Account {
         let (first, _) = self.times.unwrap_or((row.time_ns, row.time_ns));
         self.times = Some((first, row.time_ns));
         self.duration_ns = u64::try_from(row.time_ns - first).unwrap_or(0);
-        if row.pid != 0 && (self.seen.len() < 64 * KEPT) && self.seen.insert((row.pid, row.start_ns)) {
+        if row.pid != 0
+            && (self.seen.len() < 64 * KEPT)
+            && self.seen.insert((row.pid, row.start_ns))
+        {
             self.processes += 1;
         }
         match row.kind.as_str() {
             "exec" => count(&mut self.programs, row.path.as_deref().unwrap_or("?")),
-            "listen" => {
-                if self.listening.len() < KEPT {
-                    self.listening.extend(row.local.clone());
-                }
-            }
+            "listen" if self.listening.len() < KEPT => self.listening.extend(row.local.clone()),
             "flow_close" => self.flow(row),
             _ if row.path.is_some() => self.file(row),
             _ => {}
@@ -176,7 +179,12 @@ impl Account {
         if self.peers.len() >= KEPT && !self.peers.contains_key(&key) {
             return;
         }
-        let Peer { flows, failed, bytes_in, bytes_out } = self.peers.entry(key).or_default();
+        let Peer {
+            flows,
+            failed,
+            bytes_in,
+            bytes_out,
+        } = self.peers.entry(key).or_default();
         *flows += 1;
         *failed += u64::from(!row.is("established"));
         *bytes_in += row.bytes_in.unwrap_or(0);
@@ -211,7 +219,11 @@ impl Account {
             "link" | "symlink" => row.path2.as_deref().unwrap_or(path),
             _ => path,
         };
-        let folder = changed.rsplit_once('/').map_or("/", |(folder, _)| if folder.is_empty() { "/" } else { folder });
+        let folder =
+            changed.rsplit_once('/').map_or(
+                "/",
+                |(folder, _)| if folder.is_empty() { "/" } else { folder },
+            );
         count(&mut files.folders, folder);
     }
 
@@ -250,13 +262,20 @@ impl Account {
         let number = |name: &str| tally[name].as_u64().unwrap_or(0);
         let lost = |entry: &Value| {
             let reason = entry[0].as_str()?;
-            let known = crate::decode::LOSS_REASONS.into_iter().find(|known| *known == reason);
+            let known = crate::decode::LOSS_REASONS
+                .into_iter()
+                .find(|known| *known == reason);
             Some((known.unwrap_or("other"), entry[1].as_u64()?))
         };
         self.events = Tally {
             emitted: number("emitted"),
             delivered: number("delivered"),
-            lost: tally["lost"].as_array().into_iter().flatten().filter_map(lost).collect(),
+            lost: tally["lost"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(lost)
+                .collect(),
             cut: number("cut"),
             faults: number("faults"),
             untagged: number("untagged"),
@@ -272,7 +291,11 @@ impl Account {
 
     /// Says where the history is.
     pub fn history(&mut self, dir: &Path, run: &str, stats: &Stats) {
-        let Stats { stored, dropped, error } = stats;
+        let Stats {
+            stored,
+            dropped,
+            error,
+        } = stats;
         self.run = Some(run.to_owned());
         self.history = Some(Kept {
             dir: dir.display().to_string(),
@@ -284,7 +307,11 @@ impl Account {
 
     /// Says how it ended.
     pub fn ended(&mut self, exit_status: Option<i32>, killed_by: Option<&str>) {
-        self.ended = Ended { exit_status, killed_by: killed_by.map(str::to_owned), open: false };
+        self.ended = Ended {
+            exit_status,
+            killed_by: killed_by.map(str::to_owned),
+            open: false,
+        };
     }
 
     /// As JSON, in a line.

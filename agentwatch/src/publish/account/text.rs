@@ -19,7 +19,11 @@ struct Page {
 
 impl Page {
     fn line(&mut self, label: &str, what: &str) {
-        let (on, off) = if self.colour && !label.is_empty() { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+        let (on, off) = if self.colour && !label.is_empty() {
+            ("\x1b[1m", "\x1b[0m")
+        } else {
+            ("", "")
+        };
         let _ = writeln!(self.text, "  {on}{label:LABEL$}{off}{}", cut(what));
     }
 
@@ -40,7 +44,10 @@ impl Page {
 
 /// Renders an account.
 pub fn render(account: &Account, colour: bool) -> String {
-    let mut page = Page { text: String::new(), colour };
+    let mut page = Page {
+        text: String::new(),
+        colour,
+    };
     let title = format!("── agentwatch: the account of {} ", account.agent);
     let _ = writeln!(page.text, "{title:─<100}");
     if !account.command.is_empty() {
@@ -48,17 +55,40 @@ pub fn render(account: &Account, colour: bool) -> String {
     }
     page.line("ended", &ended(account));
     page.line("processes", &processes(account));
-    page.lines("network", account.peers.iter().map(|(key, peer)| network(key, peer)).collect(), "nothing sent or received");
+    page.lines(
+        "network",
+        account
+            .peers
+            .iter()
+            .map(|(key, peer)| network(key, peer))
+            .collect(),
+        "nothing sent or received",
+    );
     if !account.listening.is_empty() {
         page.lines("listened", account.listening.iter().cloned().collect(), "");
     }
     page.line("files", &files(&account.files));
     if !account.files.folders.is_empty() {
         let folders = most(&account.files.folders);
-        page.lines("", folders.into_iter().map(|(folder, n)| format!("{n:6} below {folder}")).collect(), "");
+        page.lines(
+            "",
+            folders
+                .into_iter()
+                .map(|(folder, n)| format!("{n:6} below {folder}"))
+                .collect(),
+            "",
+        );
     }
     if !account.sensitive_reads.is_empty() {
-        page.lines("secrets", account.sensitive_reads.iter().map(|path| format!("read {path}")).collect(), "");
+        page.lines(
+            "secrets",
+            account
+                .sensitive_reads
+                .iter()
+                .map(|path| format!("read {path}"))
+                .collect(),
+            "",
+        );
     }
     findings(&mut page, account);
     page.line("loss", &loss(account));
@@ -69,7 +99,11 @@ pub fn render(account: &Account, colour: bool) -> String {
 }
 
 fn ended(account: &Account) -> String {
-    let Ended { exit_status, killed_by, open } = &account.ended;
+    let Ended {
+        exit_status,
+        killed_by,
+        open,
+    } = &account.ended;
     let after = format!(", after {}", duration(account.duration_ns));
     let left = match account.left_running {
         0 => String::new(),
@@ -79,7 +113,10 @@ fn ended(account: &Account) -> String {
     let how = match (killed_by, exit_status) {
         (Some(id), _) => {
             let why = account.findings.iter().find(|found| found.id == *id);
-            format!("killed by agentwatch: {}", why.map_or(id.as_str(), |found| found.detector.as_str()))
+            format!(
+                "killed by agentwatch: {}",
+                why.map_or(id.as_str(), |found| found.detector.as_str())
+            )
         }
         (None, Some(status)) if *status > 128 => format!("by signal {}", status - 128),
         (None, Some(status)) => format!("with exit status {status}"),
@@ -91,13 +128,21 @@ fn ended(account: &Account) -> String {
 
 fn processes(account: &Account) -> String {
     let started: u64 = account.programs.values().sum();
-    let mut out = format!("{}; {}", plural(account.processes, "process", "processes"), plural(started, "program started", "programs started"));
+    let mut out = format!(
+        "{}; {}",
+        plural(account.processes, "process", "processes"),
+        plural(started, "program started", "programs started")
+    );
     let names: Vec<String> = most(&account.programs)
         .into_iter()
         .take(6)
         .map(|(path, n)| {
             let name = path.rsplit('/').next().unwrap_or(path);
-            if n > 1 { format!("{n} × {name}") } else { name.to_owned() }
+            if n > 1 {
+                format!("{n} × {name}")
+            } else {
+                name.to_owned()
+            }
         })
         .collect();
     if !names.is_empty() {
@@ -110,7 +155,12 @@ fn processes(account: &Account) -> String {
 }
 
 fn network(key: &str, peer: &Peer) -> String {
-    let Peer { flows, failed, bytes_in, bytes_out } = peer;
+    let Peer {
+        flows,
+        failed,
+        bytes_in,
+        bytes_out,
+    } = peer;
     let mut out = format!(
         "{key:<36} {:>16} {:>10} out {:>10} in",
         plural(*flows, "flow", "flows"),
@@ -124,7 +174,15 @@ fn network(key: &str, peer: &Peer) -> String {
 }
 
 fn files(files: &Files) -> String {
-    let Files { created, written, deleted, renamed, mode_changed, truncated, folders: _ } = files;
+    let Files {
+        created,
+        written,
+        deleted,
+        renamed,
+        mode_changed,
+        truncated,
+        folders: _,
+    } = files;
     let parts: Vec<String> = [
         (created, "created"),
         (written, "opened for writing"),
@@ -137,7 +195,11 @@ fn files(files: &Files) -> String {
     .filter(|(n, _)| **n > 0)
     .map(|(n, what)| format!("{n} {what}"))
     .collect();
-    if parts.is_empty() { "none changed".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "none changed".to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 fn findings(page: &mut Page, account: &Account) {
@@ -145,14 +207,26 @@ fn findings(page: &mut Page, account: &Account) {
         return page.line("findings", "none");
     }
     for (n, found) in account.findings.iter().take(LINES).enumerate() {
-        let Found { id, severity, detector, message, done } = found;
-        page.line(if n == 0 { "findings" } else { "" }, &format!("{severity} {detector} ({id})"));
+        let Found {
+            id,
+            severity,
+            detector,
+            message,
+            done,
+        } = found;
+        page.line(
+            if n == 0 { "findings" } else { "" },
+            &format!("{severity} {detector} ({id})"),
+        );
         for line in wrap(message).into_iter().chain(wrap(done)) {
             page.line("", &format!("  {line}"));
         }
     }
     if account.findings.len() > LINES {
-        page.line("", &format!("… and {} more", account.findings.len() - LINES));
+        page.line(
+            "",
+            &format!("… and {} more", account.findings.len() - LINES),
+        );
     }
 }
 
@@ -161,8 +235,17 @@ fn loss(account: &Account) -> String {
     let mut out = if tally.lost.is_empty() {
         format!("none, of {}", plural(tally.emitted, "event", "events"))
     } else {
-        let reasons: Vec<String> = tally.lost.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
-        format!("{} of {} events: {}", tally.lost_total(), tally.emitted, reasons.join(", "))
+        let reasons: Vec<String> = tally
+            .lost
+            .iter()
+            .map(|(reason, n)| format!("{n} {reason}"))
+            .collect();
+        format!(
+            "{} of {} events: {}",
+            tally.lost_total(),
+            tally.emitted,
+            reasons.join(", ")
+        )
     };
     for (n, what) in [
         (tally.cut, "cut"),
@@ -177,7 +260,12 @@ fn loss(account: &Account) -> String {
 }
 
 fn history(kept: &Kept, run: Option<&str>) -> String {
-    let Kept { dir, stored, dropped, error } = kept;
+    let Kept {
+        dir,
+        stored,
+        dropped,
+        error,
+    } = kept;
     let mut out = format!("{} in {dir}", plural(*stored, "event", "events"));
     if let Some(run) = run {
         let _ = write!(out, ", run {run}");
@@ -209,7 +297,11 @@ pub fn bytes(n: u64) -> String {
     for unit in ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] {
         if value < 1024 {
             let tenth = rest * 10 / 1024;
-            return if unit == "B" { format!("{value} B") } else { format!("{value}.{tenth} {unit}") };
+            return if unit == "B" {
+                format!("{value} B")
+            } else {
+                format!("{value}.{tenth} {unit}")
+            };
         }
         rest = value % 1024;
         value /= 1024;
@@ -284,7 +376,10 @@ mod tests {
         };
         account.observe(&row("exec", Some("/bin/sh")));
         account.observe(&row("unlink", Some("/w/a")));
-        account.observe(&Row { result: Some(-13), ..row("unlink", Some("/w/b")) });
+        account.observe(&Row {
+            result: Some(-13),
+            ..row("unlink", Some("/w/b"))
+        });
         account.observe(&Row {
             protocol: Some("tcp".to_owned()),
             direction: Some("out".to_owned()),
@@ -294,7 +389,11 @@ mod tests {
             detail: Some(serde_json::json!({"established": true})),
             ..row("flow_close", None)
         });
-        account.tally(&Tally { emitted: 4, delivered: 4, ..Tally::default() });
+        account.tally(&Tally {
+            emitted: 4,
+            delivered: 4,
+            ..Tally::default()
+        });
         account.ended(Some(3), None);
         let expected = "\
 ── agentwatch: the account of sh ───────────────────────────────────────────────────────────────────
