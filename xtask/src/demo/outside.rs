@@ -16,16 +16,15 @@ use crate::workspace;
 
 /// The beginning of the namespace's name; what follows is the process id of the demonstration.
 const PREFIX: &str = "aw-demo-";
-/// Addresses of TEST-NET-2 (RFC 5737): nobody's.
-const HERE: &str = "198.51.100.1/30";
-const THERE: &str = "198.51.100.2/30";
-/// The server's address.
-pub const ADDRESS: &str = "198.51.100.2";
+/// TEST-NET-3 (RFC 5737): nobody's addresses. Each demonstration takes four of them.
+const NET: &str = "203.0.113";
 
 /// The server outside.
 pub struct Outside {
     namespace: String,
     sshd: Option<Child>,
+    /// Its address.
+    pub address: String,
     /// The client's key.
     pub key: PathBuf,
 }
@@ -35,18 +34,20 @@ impl Outside {
     pub fn new(folder: &Path) -> Result<Self> {
         remove_stale();
         let pid = std::process::id();
+        let first = free_addresses()?;
         let mut outside = Self {
             namespace: format!("{PREFIX}{pid}"),
+            address: format!("{NET}.{}", first + 2),
             sshd: None,
             key: folder.join("key"),
         };
-        outside.network(pid)?;
+        outside.network(pid, first)?;
         outside.sshd = Some(outside.start_sshd(folder)?);
-        Self::wait()?;
+        outside.wait()?;
         Ok(outside)
     }
 
-    fn network(&self, pid: u32) -> Result<()> {
+    fn network(&self, pid: u32, first: u8) -> Result<()> {
         let name = &self.namespace;
         // Interface names have 15 characters at most.
         let (here, there) = (format!("awd{pid}"), format!("awe{pid}"));
@@ -54,9 +55,23 @@ impl Outside {
         ip(&[
             "link", "add", &here, "type", "veth", "peer", "name", &there, "netns", name,
         ])?;
-        ip(&["addr", "add", HERE, "dev", &here])?;
+        ip(&[
+            "addr",
+            "add",
+            &format!("{NET}.{}/30", first + 1),
+            "dev",
+            &here,
+        ])?;
         ip(&["link", "set", &here, "up"])?;
-        ip(&["-n", name, "addr", "add", THERE, "dev", &there])?;
+        ip(&[
+            "-n",
+            name,
+            "addr",
+            "add",
+            &format!("{}/30", self.address),
+            "dev",
+            &there,
+        ])?;
         ip(&["-n", name, "link", "set", &there, "up"])?;
         ip(&["-n", name, "link", "set", "lo", "up"])
     }
@@ -77,7 +92,7 @@ impl Outside {
         let text = format!(
             "Port 22\nListenAddress {}\nHostKey {}\nAuthorizedKeysFile {}.pub\nPidFile none\n\
              StrictModes no\nUsePAM no\nPermitRootLogin yes\n",
-            ADDRESS,
+            self.address,
             host_key.display(),
             self.key.display(),
         );
@@ -97,8 +112,8 @@ impl Outside {
         command
     }
 
-    fn wait() -> Result<()> {
-        let address: SocketAddr = format!("{ADDRESS}:22").parse()?;
+    fn wait(&self) -> Result<()> {
+        let address: SocketAddr = format!("{}:22", self.address).parse()?;
         let end = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
             if Instant::now() > end {
@@ -108,6 +123,15 @@ impl Outside {
         }
         Ok(())
     }
+}
+
+/// The first of four addresses that nothing here has.
+fn free_addresses() -> Result<u8> {
+    let used = workspace::output(Command::new("ip").args(["-o", "-4", "addr"]))?;
+    (0..=252)
+        .step_by(4)
+        .find(|first| (1..3).all(|n| !used.contains(&format!(" {NET}.{}/", first + n))))
+        .with_context(|| format!("all of {NET}.0/24 is taken"))
 }
 
 impl Drop for Outside {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::outside::{ADDRESS, Outside};
+use super::outside::Outside;
 use crate::workspace;
 
 /// The port that the tunnel opens outside, and the one that it leads to.
@@ -37,7 +37,10 @@ pub fn run(agentwatch: &Path) -> Result<()> {
 
     say("2. An outside server: a network namespace with a real sshd");
     let outside = Outside::new(&stage.folder)?;
-    println!("sshd listens at {ADDRESS}:22; port {REMOTE_PORT} there is closed");
+    println!(
+        "sshd listens at {}:22; port {REMOTE_PORT} there is closed",
+        outside.address
+    );
 
     say("3. The agent, watched: agentwatch run -- python3 rome.py");
     let mut visitor = visitor(&outside)?;
@@ -107,11 +110,11 @@ impl Stage {
                 "--data-dir",
                 self.history(),
                 "--",
-                "python3",
+                "/usr/bin/python3",
             ])
             .arg(script)
             .current_dir(self.folder.join("work"))
-            .env("OUTSIDE", ADDRESS)
+            .env("OUTSIDE", &outside.address)
             .env("KEY", &outside.key)
             .env("KNOWN_HOSTS", self.folder.join("known_hosts"))
             .env("REMOTE_PORT", REMOTE_PORT)
