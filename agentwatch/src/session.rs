@@ -63,6 +63,7 @@ pub struct Session {
     log: Option<KernelLog>,
     cgroup: AgentCgroup,
     batch: Vec<Bytes>,
+    not_stored_told: bool,
     /// Where things go.
     pub outputs: Outputs,
     /// The finding for which the agent was killed.
@@ -108,6 +109,7 @@ impl Session {
             log,
             cgroup,
             batch: Vec::new(),
+            not_stored_told: false,
             outputs,
             killed_by: None,
         };
@@ -183,7 +185,24 @@ impl Session {
             log.flush();
         }
         self.source.drain(&mut self.batch);
-        self.flow()
+        self.flow()?;
+        self.say_if_not_stored();
+        Ok(())
+    }
+
+    /// Says once that the history cannot be written, when that happens; the account says how much is
+    /// missing.
+    fn say_if_not_stored(&mut self) {
+        let Outputs { store, notices, .. } = &mut self.outputs;
+        if self.not_stored_told {
+            return;
+        }
+        if let Some(error) = store.as_ref().and_then(|store| store.stats().error) {
+            self.not_stored_told = true;
+            notices.write(&format!(
+                "agentwatch: the history cannot be written now, watching goes on: {error}\n"
+            ));
+        }
     }
 
     fn flow(&mut self) -> Result<()> {
@@ -250,9 +269,11 @@ impl Session {
     ///
     /// When the recording cannot be written.
     pub fn end(mut self) -> Result<(Outputs, Tally, Option<Finding>)> {
-        // Nothing is sent any more once the programs are gone: so what is read now is all, and the
-        // counters are final.
-        self.probe = None;
+        // Nothing is sent any more once the tags are gone: so what is read now is all, and the counters
+        // are final.
+        if let Some(probe) = &mut self.probe {
+            probe.untag(AGENT)?;
+        }
         self.source.drain(&mut self.batch);
         let now = respond::now_ns();
         self.source.open_flows(AGENT, now, &mut self.batch);
@@ -265,6 +286,13 @@ impl Session {
             &[],
         ));
         self.flow()?;
+        if let Some(probe) = self.probe.take()
+            && let Err(error) = probe.leave()
+        {
+            self.outputs
+                .notices
+                .write(&format!("agentwatch: detaching took its time: {error}\n"));
+        }
         let mut tally = Tally::from(&tally);
         if self.pipeline.undecodable > 0 {
             tally

@@ -279,18 +279,15 @@ fn count(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_buff, 
     };
     let endpoint = tcp::endpoint(key.cookie, flow, packet.proto);
     emit::prio(tcp::header(kind::FLOW_DATA, flow), |to: *mut Head| {
-        // SAFETY: reserved memory of this type, written whole below.
+        // SAFETY: reserved memory of this type; all that is read later is written below.
         unsafe {
-            (&raw mut (*to).data).write([0; HEAD_MAX]);
-            let want = mask::<{ 2 * HEAD_MAX - 1 }>(want);
-            let want = if want > HEAD_MAX { HEAD_MAX } else { want };
-            let failed = want == 0
-                || bpf_skb_load_bytes(
-                    skb.cast(),
-                    packet.at,
-                    (&raw mut (*to).data).cast(),
-                    want as u32,
-                ) != 0;
+            // What is beyond `data_len` stays as it was in the ring: nobody reads it.
+            let failed = bpf_skb_load_bytes(
+                skb.cast(),
+                packet.at,
+                (&raw mut (*to).data).cast(),
+                length::<{ HEAD_MAX - 1 }>(want),
+            ) != 0;
             (&raw mut (*to).fixed).write(FlowData {
                 endpoint,
                 trigger: last,
@@ -349,6 +346,15 @@ fn fresh(flow: &mut FlowState, packet: &Packet, out: bool) -> u32 {
     }
 }
 
+/// A length from 1 to `MAX + 1`, where `MAX + 1` is a power of two.
+///
+/// <verifier: invalid access to memory, size=0> Before 6.2 the verifier forgets, over the stack, that a
+/// length was compared with 0.
+#[inline(always)]
+fn length<const MAX: usize>(len: usize) -> u32 {
+    mask::<MAX>(len - 1) as u32 + 1
+}
+
 /// Keeps what came last from outside, for the connections and bytes that may follow from it.
 #[inline(always)]
 fn remember(flow: &FlowState, packet: &Packet, skb: *mut __sk_buff, key: &FlowKey) {
@@ -365,25 +371,12 @@ fn remember(flow: &FlowState, packet: &Packet, skb: *mut __sk_buff, key: &FlowKe
     } else {
         len
     };
-    let len = mask::<{ 2 * TRIGGER_HEAD - 1 }>(len);
-    let len = if len > TRIGGER_HEAD {
-        TRIGGER_HEAD
-    } else {
-        len
-    };
-    if len > 0 {
-        // SAFETY: `head` has that many bytes.
-        let result = unsafe {
-            bpf_skb_load_bytes(
-                skb.cast(),
-                packet.at,
-                trigger.head.as_mut_ptr().cast(),
-                len as u32,
-            )
-        };
-        if result == 0 {
-            trigger.head_len = len as u32;
-        }
+    let len = length::<{ TRIGGER_HEAD - 1 }>(len);
+    // SAFETY: `head` has that many bytes.
+    let result =
+        unsafe { bpf_skb_load_bytes(skb.cast(), packet.at, trigger.head.as_mut_ptr().cast(), len) };
+    if result == 0 {
+        trigger.head_len = len;
     }
     let _ = TRIGGERS.insert(&flow.tgid, &trigger, 0);
 }

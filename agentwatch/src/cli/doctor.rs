@@ -224,14 +224,17 @@ fn programs() -> Vec<Check> {
             .iter()
             .filter(|c| c.gives == gives)
             .collect();
-        let missing: Vec<String> = of_it
-            .iter()
-            .filter_map(|c| {
-                c.missing
-                    .as_ref()
-                    .map(|reason| format!("{}: {reason}", c.hook))
-            })
-            .collect();
+        // What is missing for one reason is said together.
+        let mut missing: Vec<(&str, Vec<&str>)> = Vec::new();
+        for capability in &of_it {
+            let Some(reason) = capability.missing.as_deref() else {
+                continue;
+            };
+            match missing.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, hooks)) => hooks.push(&capability.hook),
+                None => missing.push((reason, vec![&capability.hook])),
+            }
+        }
         checks.push(if missing.is_empty() {
             let hook = match of_it[..] {
                 [one] => one.hook.clone(),
@@ -239,8 +242,14 @@ fn programs() -> Vec<Check> {
             };
             check(gives, State::Ok, format!("tracepoint tier, {hook}"))
         } else {
-            check(gives, State::Partial, missing.join("; "))
+            let why: Vec<String> = missing
+                .iter()
+                .map(|(reason, hooks)| format!("{reason}: {}", hooks.join(", ")))
+                .collect();
+            check(gives, State::Partial, why.join("; "))
         });
     }
+    // Where no process can be made this has waited, which is all the same here.
+    let _ = probe.leave();
     checks
 }

@@ -44,8 +44,9 @@ pub fn run(args: EventsArgs) -> Result<ExitCode> {
             Kind::NAMES.join(", ")
         );
     }
-    let mut history = args.selection.open()?;
-    let said = history.warnings.len();
+    let Some(mut history) = args.selection.open()? else {
+        return Ok(ExitCode::FAILURE);
+    };
     let mut filter = args.selection.filter()?;
     filter.kinds = args.kind;
     filter.pid = args.pid;
@@ -58,8 +59,7 @@ pub fn run(args: EventsArgs) -> Result<ExitCode> {
             Output::Table => line(&row),
         })
     })?;
-    history.warnings.drain(..said);
-    history::warn(&history);
+    history::warn(&mut history);
     if !any {
         eprintln!("agentwatch: no such events");
     }

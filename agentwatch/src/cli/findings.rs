@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     Output,
-    history::{Selection, base, clock},
+    history::{self, Selection, base, clock},
 };
 use crate::{
     finding::{Response, Severity},
@@ -44,7 +44,11 @@ fn severity(text: &str) -> Result<Severity, String> {
 
 /// Runs `agentwatch findings`.
 pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
-    let mut found = args.selection.open()?.findings(&args.selection.filter()?)?;
+    let Some(mut history) = args.selection.open()? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let mut found = history.findings(&args.selection.filter()?)?;
+    history::warn(&mut history);
     found.retain(|stored| {
         let finding = &stored.finding;
         let own =

@@ -1,6 +1,6 @@
 //! What the verbs that read the history share.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -35,12 +35,32 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Opens the history; what cannot be read is said at once.
-    pub fn open(&self) -> Result<History> {
-        let dir = self.data_dir.clone().unwrap_or_else(default_data_dir);
-        let history = History::open(&dir)?;
-        warn(&history);
-        Ok(history)
+    /// Opens the history; what cannot be read is said at once. `None` where there is none: that is
+    /// said too.
+    pub fn open(&self) -> Result<Option<History>> {
+        let dir = self.dir();
+        let mut history = match History::open(&dir) {
+            Err(error)
+                if error
+                    .downcast_ref::<io::Error>()
+                    .is_some_and(|error| error.kind() == io::ErrorKind::NotFound) =>
+            {
+                eprintln!(
+                    "agentwatch: no history in {}: there is no such folder; `agentwatch run` makes \
+                     it, --data-dir names another",
+                    dir.display()
+                );
+                return Ok(None);
+            }
+            other => other?,
+        };
+        warn(&mut history);
+        Ok(Some(history))
+    }
+
+    /// The folder of the history.
+    pub fn dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(default_data_dir)
     }
 
     /// The filter.
@@ -66,9 +86,9 @@ impl Selection {
     }
 }
 
-/// Says what could not be read.
-pub fn warn(history: &History) {
-    for warning in &history.warnings {
+/// Says what could not be read, once.
+pub fn warn(history: &mut History) {
+    for warning in history.warnings.drain(..) {
         eprintln!("agentwatch: {warning}");
     }
 }

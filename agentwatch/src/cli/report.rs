@@ -5,8 +5,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::{Output, history::Selection};
-use crate::{publish::account::Account, store::query::Filter};
+use super::{
+    Output,
+    history::{self, Selection},
+};
+use crate::{
+    publish::account::Account,
+    store::{Stats, query::Filter},
+};
 
 /// Show the account of a run: the page that `agentwatch run` ended with.
 #[derive(Debug, Args)]
@@ -24,7 +30,9 @@ pub struct ReportArgs {
 /// Runs `agentwatch report`.
 pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     let selection = &args.selection;
-    let mut history = selection.open()?;
+    let Some(mut history) = selection.open()? else {
+        return Ok(ExitCode::FAILURE);
+    };
     let run = history.run(selection.run(), selection.agent())?;
     let mut account = Account::new(&run.agent, &run.command);
     let filter = Filter {
@@ -49,7 +57,13 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     }
     account.ended(run.exit_status, run.killed_by.as_deref());
     account.ended.open = run.ended_ns.is_none();
-    account.run = Some(run.run);
+    let stats = Stats {
+        stored,
+        dropped: run.dropped.unwrap_or(0),
+        error: None,
+    };
+    account.history(&selection.dir(), &run.run, &stats);
+    history::warn(&mut history);
     let text = match selection.output {
         Output::Json => account.json(),
         Output::Table => account.text(super::colour()),

@@ -4,13 +4,17 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Output, history::Selection};
+use super::{
+    Output,
+    history::{self, Selection},
+};
 use crate::store::{query::Filter, row::Row};
 
 /// Show who started whom in a run.
@@ -54,7 +58,9 @@ struct Node {
 /// Runs `agentwatch tree`.
 pub fn run(args: &TreeArgs) -> Result<ExitCode> {
     let selection = &args.selection;
-    let mut history = selection.open()?;
+    let Some(mut history) = selection.open()? else {
+        return Ok(ExitCode::FAILURE);
+    };
     let run = history.run(selection.run(), selection.agent())?;
     let kinds = ["seed", "fork", "exec", "exit", "cgroup_move"]
         .map(str::to_owned)
@@ -105,6 +111,7 @@ pub fn run(args: &TreeArgs) -> Result<ExitCode> {
             node.finding = true;
         }
     }
+    history::warn(&mut history);
     if selection.output == Output::Json {
         for key in &order {
             if let Some(node) = nodes.get(key) {
@@ -137,7 +144,7 @@ fn take_in(node: &mut Node, row: &Row) {
     }
 }
 
-/// The deepest that is drawn; below it nobody looks.
+/// The deepest level that is indented. What is below is drawn there too: nobody hides by forking.
 const DEPTH: usize = 64;
 
 fn draw(order: &[Key], nodes: &BTreeMap<Key, Node>, parents: &HashMap<Key, Key>) -> String {
@@ -166,10 +173,12 @@ fn draw(order: &[Key], nodes: &BTreeMap<Key, Node>, parents: &HashMap<Key, Key>)
             if is_last { "└─" } else { "├─" },
             label(node)
         );
-        let deeper = format!("{prefix}{} ", if is_last { "  " } else { "│ " });
-        if deeper.chars().count() < DEPTH * 3 {
-            push(&mut todo, children.get(&Some(key)), &deeper);
-        }
+        let deeper = if prefix.chars().count() < DEPTH * 3 {
+            format!("{prefix}{} ", if is_last { "  " } else { "│ " })
+        } else {
+            prefix
+        };
+        push(&mut todo, children.get(&Some(key)), &deeper);
     }
     out
 }
@@ -195,9 +204,78 @@ fn label(node: &Node) -> String {
         (None, Some(status)) => format!("  exit {status}"),
         (None, None) => "  …".to_owned(),
     };
+    let lived = node
+        .lived_ns
+        .and_then(|ns| u64::try_from(ns).ok())
+        .map(|ns| format!("  {:.1?}", Duration::from_nanos(ns)))
+        .unwrap_or_default();
     format!(
-        "{}{} {command}{end}",
+        "{}{} {command}{end}{lived}",
         if node.finding { "! " } else { "" },
         node.pid
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(of: Vec<Node>) -> (Vec<Key>, BTreeMap<Key, Node>) {
+        let order = of.iter().map(|node| (node.pid, node.start_ns)).collect();
+        let nodes = of
+            .into_iter()
+            .map(|node| ((node.pid, node.start_ns), node))
+            .collect();
+        (order, nodes)
+    }
+
+    fn node(pid: u32, command: &str) -> Node {
+        Node {
+            pid,
+            argv: command.split(' ').map(str::to_owned).collect(),
+            exit_status: Some(0),
+            lived_ns: Some(1_500_000_000),
+            ..Node::default()
+        }
+    }
+
+    #[test]
+    fn a_tree() {
+        let (order, nodes) = nodes(vec![
+            node(1, "sh -c make"),
+            Node {
+                exit_status: Some(2),
+                ..node(2, "make")
+            },
+            Node {
+                signal: Some(9),
+                finding: true,
+                lived_ns: Some(12_340_000),
+                ..node(3, "ssh -R 1:h:2 x")
+            },
+            Node {
+                exit_status: None,
+                lived_ns: None,
+                ..node(4, "sleep 9")
+            },
+        ]);
+        let parents = HashMap::from([((2, 0), (1, 0)), ((3, 0), (2, 0)), ((4, 0), (1, 0))]);
+        let expected = "\
+└─ 1 sh -c make  1.5s
+   ├─ 2 make  exit 2  1.5s
+   │  └─ ! 3 ssh -R 1:h:2 x  signal 9  12.3ms
+   └─ 4 sleep 9  …
+";
+        assert_eq!(draw(&order, &nodes, &parents), expected);
+    }
+
+    #[test]
+    fn nothing_hides_by_depth() {
+        let (order, nodes) = nodes((1..=500).map(|pid| node(pid, "sh")).collect());
+        let parents = (2..=500).map(|pid| ((pid, 0), (pid - 1, 0))).collect();
+        let drawn = draw(&order, &nodes, &parents);
+        assert_eq!(drawn.lines().count(), 500);
+        let longest = drawn.lines().map(|line| line.chars().count()).max();
+        assert!(longest.is_some_and(|n| n < 250), "{longest:?}");
+    }
 }

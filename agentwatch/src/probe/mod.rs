@@ -2,6 +2,7 @@
 //! names aya.
 
 pub mod hooks;
+mod leave;
 pub mod offsets;
 pub mod seed;
 pub mod support;
@@ -286,6 +287,31 @@ impl Probe {
             .collect())
     }
 
+    /// Takes an agent's tags away: nothing is sent of it any more.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn untag(&mut self, agent: u32) -> Result<()> {
+        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
+        let ids: Vec<u64> = cgroups
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, owner)| *owner == agent)
+            .map(|(id, _)| id)
+            .collect();
+        for id in ids {
+            // Gone already: removed meanwhile.
+            let _ = cgroups.remove(&id);
+        }
+        let pids = self.tagged(agent)?;
+        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+        for (pid, _) in pids {
+            let _ = tasks.remove(&pid);
+        }
+        Ok(())
+    }
+
     /// Names and inodes that make an open for reading worth sending.
     ///
     /// # Errors
@@ -447,6 +473,14 @@ fn name_key(name: &str) -> NameKey {
 
 /// An error with its causes in one line. The verifier's log is many lines, of which the end tells.
 fn explain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+    let is_absent = |error: &(dyn std::error::Error + 'static)| {
+        error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    if std::iter::successors(Some(error), |error| error.source()).any(is_absent) {
+        return anyhow!("this kernel does not have it");
+    }
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -81,3 +81,25 @@ impl Readable for Image {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_btf_is_told_so() {
+        let error = read(Path::new("/nonexistent/btf")).err().unwrap();
+        let text = format!("{error:#}");
+        assert!(text.contains("CONFIG_DEBUG_INFO_BTF"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_btf_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for junk in [&b""[..], b"\x9f\xeb", &[0xff; 4096]] {
+            fs::write(file.path(), junk).unwrap();
+            let error = read(file.path()).err().unwrap();
+            assert!(error.to_string().contains("not valid BTF"), "{error:#}");
+        }
+    }
+}

@@ -16,7 +16,6 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -55,7 +54,7 @@ pub fn default_data_dir() -> PathBuf {
 pub struct Stats {
     /// Events that are in the history.
     pub stored: u64,
-    /// Events that are not, since the queue was full or the disk could not be written.
+    /// Events and findings that are not, since the queue was full or the disk could not be written.
     pub dropped: u64,
     /// Why the disk cannot be written, now.
     pub error: Option<String>,
@@ -67,7 +66,6 @@ pub struct Store {
     pub run: String,
     wall_offset_ns: u64,
     queue: SyncSender<Message>,
-    dropped: AtomicU64,
     shared: Arc<Shared>,
     writer: JoinHandle<()>,
 }
@@ -105,7 +103,6 @@ impl Store {
             run,
             wall_offset_ns,
             queue,
-            dropped: AtomicU64::new(0),
             shared,
             writer,
         })
@@ -115,7 +112,7 @@ impl Store {
     pub fn event(&self, mut row: Row) {
         row.run.clone_from(&self.run);
         if self.queue.try_send(Message::Event(Box::new(row))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.count_dropped(1);
         }
     }
 
@@ -134,19 +131,18 @@ impl Store {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.dropped.fetch_add(1, Ordering::Relaxed);
+        self.shared.count_dropped(1);
     }
 
     /// How it goes.
     pub fn stats(&self) -> Stats {
-        self.shared.stats(self.dropped.load(Ordering::Relaxed))
+        self.shared.stats()
     }
 
     /// Ends the run, with everything that is in the queue.
     pub fn finish(self, exit_status: Option<i32>, killed_by: Option<&str>, tally: &Tally) -> Stats {
         let Self {
             queue,
-            dropped,
             shared,
             writer,
             ..
@@ -162,7 +158,7 @@ impl Store {
         let _ = queue.send(end);
         drop(queue);
         let joined = writer.join();
-        let mut stats = shared.stats(dropped.load(Ordering::Relaxed));
+        let mut stats = shared.stats();
         if joined.is_err() {
             stats.error = Some(anyhow!("the history's thread failed").to_string());
         }

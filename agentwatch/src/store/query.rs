@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use rusqlite::{Connection, OpenFlags, types::Value};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi, types::Value};
 
 use super::{row::Row, schema};
 
@@ -99,7 +99,10 @@ impl History {
         for path in files {
             let name = path.display().to_string();
             match open(&path) {
-                Ok(connection) => history.days.push((name, connection)),
+                Ok((connection, warning)) => {
+                    history.warnings.extend(warning);
+                    history.days.push((name, connection));
+                }
                 Err(error) => history
                     .warnings
                     .push(format!("{name} is not read: {error:#}")),
@@ -124,37 +127,41 @@ impl History {
             Some(limit) => self.count(&condition, &values).saturating_sub(limit),
             None => 0,
         };
+        let sql = format!("SELECT {COLUMNS} FROM events WHERE {condition} ORDER BY time_ns, id");
+        self.rows(&sql, &values, |row| {
+            if skip > 0 {
+                skip -= 1;
+                return Ok(());
+            }
+            each(event(row)?)
+        })
+    }
+
+    /// Calls `each` with every row of a query, a file after the other. A row that cannot be read ends
+    /// its file, with a warning; another error of `each` ends it all.
+    fn rows(
+        &mut self,
+        sql: &str,
+        values: &[Value],
+        mut each: impl FnMut(&rusqlite::Row<'_>) -> Result<()>,
+    ) -> Result<()> {
         let Self { days, warnings } = self;
         for (name, connection) in days {
-            let mut failed = None;
-            let sql =
-                format!("SELECT {COLUMNS} FROM events WHERE {condition} ORDER BY time_ns, id");
             let result = (|| -> Result<()> {
-                let mut statement = connection.prepare(&sql)?;
-                let mut rows = statement.query(rusqlite::params_from_iter(&values))?;
-                loop {
-                    match rows.next() {
-                        Ok(Some(_)) if skip > 0 => skip -= 1,
-                        Ok(Some(row)) => each(event(row)?)?,
-                        Ok(None) => return Ok(()),
-                        Err(error) => {
-                            failed = Some(error);
-                            return Ok(());
-                        }
-                    }
+                let mut statement = connection.prepare(sql)?;
+                let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+                while let Some(row) = rows.next()? {
+                    each(row)?;
                 }
+                Ok(())
             })();
-            match (result, failed) {
-                (Ok(()), None) => {}
-                (Ok(()), Some(error)) => warnings.push(format!(
-                    "{name} is damaged: {error}; the rest of it is not read"
-                )),
-                (Err(error), _) if error.is::<rusqlite::Error>() => {
-                    warnings.push(format!(
-                        "{name} is damaged: {error}; the rest of it is not read"
-                    ));
+            if let Err(error) = result {
+                if !error.is::<rusqlite::Error>() {
+                    return Err(error);
                 }
-                (Err(error), _) => return Err(error),
+                warnings.push(format!(
+                    "{name} is damaged: {error}; the rest of it is not read"
+                ));
             }
         }
         Ok(())
@@ -173,11 +180,12 @@ impl History {
             .sum()
     }
 
-    /// The findings that are asked for, in order of time. Kinds and limit do not matter.
+    /// The findings that are asked for, in order of time. Kinds and limit do not matter. What cannot
+    /// be read is a warning.
     ///
     /// # Errors
     ///
-    /// When a file cannot be read.
+    /// None so far.
     pub fn findings(&mut self, filter: &Filter) -> Result<Vec<StoredFinding>> {
         let events = Filter {
             kinds: Vec::new(),
@@ -186,61 +194,57 @@ impl History {
         };
         let (condition, values) = condition(&events);
         let sql = format!(
-            "SELECT time_ns, run, finding FROM findings WHERE {condition} ORDER BY time_ns, rowid"
+            "SELECT time_ns, run, finding, id FROM findings WHERE {condition} ORDER BY time_ns, rowid"
         );
         let mut found = Vec::new();
-        for (name, connection) in &self.days {
-            let mut statement = connection.prepare(&sql)?;
-            let rows = statement.query_map(rusqlite::params_from_iter(&values), |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?))
-            })?;
-            for row in rows {
-                let (time_ns, run, json) = row.with_context(|| format!("cannot read {name}"))?;
-                let finding = serde_json::from_str(&json)
-                    .with_context(|| format!("a finding in {name} is damaged"))?;
-                found.push(StoredFinding {
-                    time_ns,
-                    run,
+        let mut damaged = Vec::new();
+        self.rows(&sql, &values, |row| {
+            match serde_json::from_str(&row.get::<_, String>(2)?) {
+                Ok(finding) => found.push(StoredFinding {
+                    time_ns: row.get(0)?,
+                    run: row.get(1)?,
                     finding,
-                });
+                }),
+                Err(error) => {
+                    let id: String = row.get(3)?;
+                    damaged.push(format!("the finding {id:?} is damaged: {error}"));
+                }
             }
-        }
+            Ok(())
+        })?;
+        self.warnings.extend(damaged);
         Ok(found)
     }
 
     /// The runs, oldest first. One that went over midnight is in two files; what its end says counts.
+    /// What cannot be read is a warning.
     ///
     /// # Errors
     ///
-    /// When a file cannot be read.
+    /// None so far.
     pub fn runs(&mut self) -> Result<Vec<Run>> {
         let sql = "SELECT run, agent, command, started_ns, ended_ns, exit_status, killed_by, dropped, tally \
                    FROM runs ORDER BY started_ns, rowid";
         let mut runs: Vec<Run> = Vec::new();
-        for (name, connection) in &self.days {
-            let mut statement = connection.prepare(sql)?;
-            let rows = statement.query_map([], |row| {
-                Ok(Run {
-                    run: row.get(0)?,
-                    agent: row.get(1)?,
-                    command: serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default(),
-                    started_ns: row.get(3)?,
-                    ended_ns: row.get(4)?,
-                    exit_status: row.get(5)?,
-                    killed_by: row.get(6)?,
-                    dropped: row.get::<_, Option<i64>>(7)?.map(i64::cast_unsigned),
-                    tally: row.get(8)?,
-                })
-            })?;
-            for row in rows {
-                let run = row.with_context(|| format!("cannot read {name}"))?;
-                match runs.iter_mut().find(|known| known.run == run.run) {
-                    Some(known) if run.ended_ns.is_some() => *known = run,
-                    Some(_) => {}
-                    None => runs.push(run),
-                }
+        self.rows(sql, &[], |row| {
+            let run = Run {
+                run: row.get(0)?,
+                agent: row.get(1)?,
+                command: serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default(),
+                started_ns: row.get(3)?,
+                ended_ns: row.get(4)?,
+                exit_status: row.get(5)?,
+                killed_by: row.get(6)?,
+                dropped: row.get::<_, Option<i64>>(7)?.map(i64::cast_unsigned),
+                tally: row.get(8)?,
+            };
+            match runs.iter_mut().find(|known| known.run == run.run) {
+                Some(known) if run.ended_ns.is_some() => *known = run,
+                Some(_) => {}
+                None => runs.push(run),
             }
-        }
+            Ok(())
+        })?;
         Ok(runs)
     }
 
@@ -263,8 +267,9 @@ impl History {
     }
 }
 
-/// Opens a file for reading, beside a writer or on a disk that cannot be written.
-fn open(path: &Path) -> Result<Connection> {
+/// Opens a file for reading, beside a writer or on a disk that cannot be written; with a warning where
+/// that hides rows.
+fn open(path: &Path) -> Result<(Connection, Option<String>)> {
     let read = |uri: &str| -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
         let connection = Connection::open_with_flags(uri, flags)?;
@@ -279,8 +284,43 @@ fn open(path: &Path) -> Result<Connection> {
         }
     };
     let uri = format!("file:{}", percent(&path.to_string_lossy()));
-    // Reading a WAL file wants to write beside it. Where that is not possible nobody writes either.
-    read(&uri).or_else(|first| read(&format!("{uri}?immutable=1")).map_err(|_| first))
+    let error = match read(&uri) {
+        Ok(connection) => return Ok((connection, None)),
+        Err(error) => error,
+    };
+    if !cannot_write_beside(&error) {
+        return Err(error);
+    }
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let said = fs::metadata(&log).is_ok_and(|log| log.len() > 0).then(|| {
+        format!(
+            "the last rows of {0} are not read: they are in {0}-wal, for which SQLite must write in \
+             the folder; copy both to where it can",
+            path.display()
+        )
+    });
+    match read(&format!("{uri}?immutable=1")) {
+        Ok(connection) => Ok((connection, said)),
+        Err(_) => Err(match said {
+            Some(said) => error.context(said),
+            None => error,
+        }),
+    }
+}
+
+/// Reading a WAL file wants to write an index beside it. Where that is not possible (no right, no
+/// room) nobody writes to it either, and it can be read without its log. After another failure that
+/// would be wrong: with a writer at work it gives torn pages.
+fn cannot_write_beside(error: &anyhow::Error) -> bool {
+    let Some(rusqlite::Error::SqliteFailure(error, _)) = error.downcast_ref() else {
+        return false;
+    };
+    matches!(error.code, ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+        || matches!(
+            error.extended_code,
+            ffi::SQLITE_IOERR_SHMOPEN | ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_SHMMAP
+        )
 }
 
 /// What has a meaning in a URI, escaped.

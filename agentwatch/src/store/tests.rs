@@ -227,3 +227,169 @@ fn a_writer_that_is_killed_loses_less_than_a_second() {
         "the last row is {last} ns after the start"
     );
 }
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir, "a", &["sh".to_owned()], WALL).unwrap()
+}
+
+/// Waits until something is so, and fails where it never is.
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_full_queue_drops_and_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    // Somebody holds the file of the events' day: the writer stands still.
+    store.event(row(&exit(0), None));
+    until("the first event stored", || store.stats().stored == 1);
+    let holder = rusqlite::Connection::open(dir.path().join("agentwatch-2026-11-18.db")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let sent = QUEUE as u64 + 10_000;
+    let mut longest = Duration::ZERO;
+    for n in 0..sent {
+        let row = row(&exit(n), None);
+        let start = Instant::now();
+        store.event(row);
+        longest = longest.max(start.elapsed());
+    }
+    assert!(store.stats().dropped > 0);
+    assert!(
+        longest < Duration::from_millis(200),
+        "an event waited for {longest:?}"
+    );
+    until("the error is said", || store.stats().error.is_some());
+    holder.execute_batch("ROLLBACK").unwrap();
+    until("the error is over", || store.stats().error.is_none());
+
+    let stats = store.finish(Some(0), None, &Tally::default());
+    assert_eq!(stats.error, None);
+    assert_eq!(stats.stored + stats.dropped, 1 + sent);
+    assert_eq!(
+        read(dir.path(), &Filter::default()).0.len() as u64,
+        stats.stored
+    );
+    // What the history says of itself is the same.
+    let run = History::open(dir.path()).unwrap().run(None, None).unwrap();
+    assert_eq!(run.dropped, Some(stats.dropped));
+    let today = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "db"))
+        .max()
+        .unwrap();
+    let stored: i64 = rusqlite::Connection::open(today)
+        .unwrap()
+        .query_row("SELECT stored FROM runs", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(stored.cast_unsigned(), stats.stored);
+}
+
+/// A tmpfs of 512 KiB, gone at the end of the test.
+struct Tiny(tempfile::TempDir);
+
+impl Tiny {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        match rustix::mount::mount("tmpfs", dir.path(), "tmpfs", flags, c"size=512k") {
+            Ok(()) => Some(Self(dir)),
+            Err(error) => {
+                eprintln!("skipped: a tmpfs cannot be mounted: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_counted_and_over_when_there_is_room() {
+    let Some(tiny) = Tiny::mount() else {
+        return;
+    };
+    let dir = tiny.0.path();
+    // Room that is given back later.
+    let ballast = dir.join("ballast");
+    fs::write(&ballast, vec![1; 200 * 1024]).unwrap();
+    let store = open(dir);
+    let mut sent = 0;
+    until("the disk is full", || {
+        for _ in 0..100 {
+            store.event(row(&exit(sent), None));
+            sent += 1;
+        }
+        store.stats().error.is_some()
+    });
+    let error = store.stats().error.unwrap();
+    assert!(
+        error.contains("full") && error.contains(&*dir.to_string_lossy()),
+        "the error says what and where: {error}"
+    );
+    fs::remove_file(&ballast).unwrap();
+    let start = Instant::now();
+    let stats = store.finish(Some(0), None, &Tally::default());
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(stats.stored > 0, "{stats:?}");
+    assert_eq!(stats.stored + stats.dropped, sent, "{stats:?}");
+    // The disk is full again, and reading wants room too: what is not read is said.
+    let (rows, warnings) = read(dir, &Filter::default());
+    let all = rows.len() as u64 == stats.stored;
+    assert!(all || warnings.iter().any(|warning| warning.contains("-wal")));
+    // Where there is room it is all there.
+    let roomy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if !entry.file_name().to_string_lossy().ends_with("-shm") {
+            fs::copy(entry.path(), roomy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let (rows, warnings) = read(roomy.path(), &Filter::default());
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(rows.len() as u64, stats.stored);
+}
+
+#[test]
+fn rows_that_cannot_be_read_on_a_read_only_disk_are_said() {
+    let from = tempfile::tempdir().unwrap();
+    let store = open(from.path());
+    store.event(row(&exit(0), None));
+    store.finish(None, None, &Tally::default());
+    // A writer that is killed leaves rows in the log which are not in the file.
+    let store = open(from.path());
+    store.event(row(&exit(1), None));
+    until("the event stored", || store.stats().stored == 1);
+    std::mem::forget(store);
+
+    let Some(tiny) = Tiny::mount() else {
+        return;
+    };
+    for entry in fs::read_dir(from.path()).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name();
+        // One file, and its log: the index beside them is of the process that wrote.
+        let day = name.to_string_lossy().starts_with("agentwatch-2026-11-18");
+        if day && !name.to_string_lossy().ends_with("-shm") {
+            fs::copy(entry.path(), tiny.0.path().join(name)).unwrap();
+        }
+    }
+    assert_eq!(read(from.path(), &Filter::default()).0.len(), 2);
+    let flags = rustix::mount::MountFlags::RDONLY;
+    rustix::mount::mount_remount(tiny.0.path(), flags, c"").unwrap();
+    let (rows, warnings) = read(tiny.0.path(), &Filter::default());
+    assert_eq!(rows.len(), 1);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("-wal"),
+        "a row is missing, and this is said of it: {warnings:?}"
+    );
+}

@@ -55,17 +55,17 @@ pub enum Message {
 #[derive(Default)]
 pub struct Shared {
     stored: AtomicU64,
-    given_up: AtomicU64,
+    dropped: AtomicU64,
     error: Mutex<Option<String>>,
     deadline: Mutex<Option<Instant>>,
 }
 
 impl Shared {
-    /// How it goes; `dropped` is what did not get into the queue.
-    pub fn stats(&self, dropped: u64) -> Stats {
+    /// How it goes.
+    pub fn stats(&self) -> Stats {
         Stats {
             stored: self.stored.load(Ordering::Relaxed),
-            dropped: dropped + self.given_up.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
             error: self
                 .error
                 .lock()
@@ -74,15 +74,21 @@ impl Shared {
         }
     }
 
+    /// Counts what is not stored.
+    pub fn count_dropped(&self, n: u64) {
+        self.dropped.fetch_add(n, Ordering::Relaxed);
+    }
+
     /// From then on a batch that cannot be written is given up.
     pub fn give_up_after(&self, patience: Duration) {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Instant::now() + patience);
     }
 
-    fn is_over(&self) -> bool {
+    /// The last write failed, and the patience is over.
+    fn is_lost(&self) -> bool {
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        deadline.is_some_and(|deadline| Instant::now() > deadline)
+        deadline.is_some_and(|deadline| Instant::now() > deadline) && self.stats().error.is_some()
     }
 
     fn set_error(&self, error: Option<String>) {
@@ -129,25 +135,30 @@ impl Files {
         agent.clone_into(&mut self.agent);
         self.command = serde_json::to_string(command)?;
         self.started_ns = started_ns;
-        self.of(started_ns).map(drop)
+        self.of(started_ns)
+            .map(drop)
+            .with_context(|| self.cannot_write(started_ns))
+    }
+
+    fn path(&self, day: &str) -> PathBuf {
+        self.dir.join(format!("agentwatch-{day}.db"))
+    }
+
+    fn cannot_write(&self, time_ns: i64) -> String {
+        let path = self.path(&day(time_ns));
+        format!("cannot write the history {}", path.display())
     }
 
     /// The file of a time. In each that a run writes to, it is introduced.
     fn of(&mut self, time_ns: i64) -> Result<&mut Connection> {
         let day = day(time_ns);
         if self.open.as_ref().is_none_or(|(open, _)| *open != day) {
-            let path = self.dir.join(format!("agentwatch-{day}.db"));
-            let connection = Connection::open(&path)
-                .map_err(anyhow::Error::from)
-                .and_then(|connection| schema::prepare(&connection).map(|()| connection))
-                .and_then(|connection| {
-                    connection.execute(
-                        "INSERT OR IGNORE INTO runs (run, agent, command, started_ns) VALUES (?1,?2,?3,?4)",
-                        params![self.run, self.agent, self.command, self.started_ns],
-                    )?;
-                    Ok(connection)
-                })
-                .with_context(|| format!("cannot write the history {}", path.display()))?;
+            let connection = Connection::open(self.path(&day))?;
+            schema::prepare(&connection)?;
+            connection.execute(
+                "INSERT OR IGNORE INTO runs (run, agent, command, started_ns) VALUES (?1,?2,?3,?4)",
+                params![self.run, self.agent, self.command, self.started_ns],
+            )?;
             self.open = Some((day, connection));
         }
         self.open
@@ -161,20 +172,29 @@ impl Files {
         let Some(first) = batch.first() else {
             return Ok(0);
         };
-        let run = self.run.clone();
         let today = day(time(first));
         let len = batch
             .iter()
             .take_while(|message| day(time(message)) == today)
             .count();
-        let transaction = self.of(time(first))?.transaction()?;
-        let mut events = 0;
-        for message in &batch[..len] {
-            events += insert(&transaction, &run, message, shared)?;
+        self.write_day(&batch[..len], time(first), shared)
+            .with_context(|| self.cannot_write(time(first)))?;
+        Ok(len)
+    }
+
+    /// Writes rows of one day, all or none.
+    fn write_day(&mut self, batch: &[Message], time_ns: i64, shared: &Shared) -> Result<()> {
+        let run = self.run.clone();
+        let transaction = self.of(time_ns)?.transaction()?;
+        let before = shared.stats();
+        let mut stats = before.clone();
+        for message in batch {
+            stats.stored += insert(&transaction, &run, message, &stats)?;
         }
         transaction.commit()?;
+        let events = stats.stored - before.stored;
         shared.stored.fetch_add(events, Ordering::Relaxed);
-        Ok(len)
+        Ok(())
     }
 }
 
@@ -191,8 +211,8 @@ fn time(message: &Message) -> i64 {
     }
 }
 
-/// Inserts one; how many events that was.
-fn insert(to: &Connection, run: &str, message: &Message, shared: &Shared) -> Result<u64> {
+/// Inserts one; how many events that was. `stats` is how it went before it.
+fn insert(to: &Connection, run: &str, message: &Message, stats: &Stats) -> Result<u64> {
     match message {
         Message::Event(row) => {
             let Row {
@@ -274,7 +294,6 @@ fn insert(to: &Connection, run: &str, message: &Message, shared: &Shared) -> Res
             killed_by,
             tally,
         } => {
-            let stats = shared.stats(0);
             to.execute(
                 "UPDATE runs SET ended_ns=?2, exit_status=?3, killed_by=?4, stored=?5, dropped=?6, tally=?7 \
                  WHERE run=?1",
@@ -320,6 +339,10 @@ fn fill(batch: &mut Vec<Message>, queue: &Receiver<Message>) -> bool {
 /// what does not fit is dropped and counted.
 fn commit(files: &mut Files, mut batch: &[Message], shared: &Shared) {
     let (mut pause, longest) = BACKOFF;
+    // After the end of the patience one more failure would be as long as SQLite waits for a lock.
+    if shared.is_lost() {
+        return give_up(batch, shared);
+    }
     while !batch.is_empty() {
         match files.write(batch, shared) {
             Ok(written) => {
@@ -333,15 +356,19 @@ fn commit(files: &mut Files, mut batch: &[Message], shared: &Shared) {
                 files.open = None;
             }
         }
-        if shared.is_over() {
-            let lost = batch
-                .iter()
-                .filter(|message| matches!(message, Message::Event(_)))
-                .count();
-            shared.given_up.fetch_add(lost as u64, Ordering::Relaxed);
-            return;
+        if shared.is_lost() {
+            return give_up(batch, shared);
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(longest);
     }
+}
+
+/// Counts what cannot be written.
+fn give_up(batch: &[Message], shared: &Shared) {
+    let lost = batch
+        .iter()
+        .filter(|message| matches!(message, Message::Event(_) | Message::Finding { .. }))
+        .count();
+    shared.count_dropped(lost as u64);
 }
