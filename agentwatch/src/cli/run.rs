@@ -447,7 +447,7 @@ async fn command_to_end(
     drop(job);
     session.pump()?;
     let left = session.members().len();
-    if left == 0 {
+    if left == 0 || session.killed_by.is_some() {
         return Ok((change, 0));
     }
     if leftover == Leftover::Wait {

@@ -16,7 +16,7 @@ use rusqlite::{Connection, params};
 use super::{Stats, row::Row, schema};
 use crate::{event::Tally, finding::Finding};
 
-/// A batch is committed this long after its first row, or when it has [`BATCH`] rows.
+/// A batch is committed this long after its first row, or when it has enough rows.
 pub const EVERY: Duration = Duration::from_millis(200);
 /// Most rows of a batch.
 const BATCH: usize = 2048;

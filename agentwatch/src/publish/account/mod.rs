@@ -33,13 +33,20 @@ pub struct Account {
     pub run: Option<String>,
     /// How it ended.
     pub ended: Ended,
+    /// The first event, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
     /// From the first to the last event, nanoseconds.
     pub duration_ns: u64,
     /// Processes that were seen.
     pub processes: u64,
-    /// Programs that were started, by path of the binary.
+    /// Programs that were started.
+    pub execs: u64,
+    /// The same by path of the binary, at most 1024 of them.
     pub programs: BTreeMap<String, u64>,
-    /// Peers, by protocol, direction and address.
+    /// All flows together.
+    pub traffic: Peer,
+    /// Peers, by protocol, direction and address, at most 1024 of them.
     pub peers: BTreeMap<String, Peer>,
     /// Sockets that listened.
     pub listening: BTreeSet<String>,
@@ -51,15 +58,15 @@ pub struct Account {
     pub findings: Vec<Found>,
     /// Processes that the command left running, and that were ended.
     pub left_running: usize,
-    /// What was sent and lost.
-    pub events: Tally,
+    /// What was sent and lost; `None` where nobody counted: the run goes on, or agentwatch was killed.
+    pub events: Option<Tally>,
     /// Events in the history, and not in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Kept>,
     #[serde(skip)]
     seen: HashSet<(u32, u64)>,
     #[serde(skip)]
-    times: Option<(i64, i64)>,
+    first_ns: Option<i64>,
 }
 
 /// How a run ended.
@@ -135,6 +142,21 @@ pub struct Kept {
     pub error: Option<String>,
 }
 
+impl Peer {
+    fn add(&mut self, row: &Row) {
+        let Self {
+            flows,
+            failed,
+            bytes_in,
+            bytes_out,
+        } = self;
+        *flows += 1;
+        *failed += u64::from(!row.is("established"));
+        *bytes_in = bytes_in.saturating_add(row.bytes_in.unwrap_or(0));
+        *bytes_out = bytes_out.saturating_add(row.bytes_out.unwrap_or(0));
+    }
+}
+
 impl Account {
     /// Begins an account.
     pub fn new(agent: &str, command: &[String]) -> Self {
@@ -150,8 +172,11 @@ impl Account {
         if row.kind == "seed" && !row.is("member") {
             return; // an ancestor of the agent, from before
         }
-        let (first, _) = self.times.unwrap_or((row.time_ns, row.time_ns));
-        self.times = Some((first, row.time_ns));
+        let first = *self.first_ns.get_or_insert(row.time_ns);
+        if self.started.is_none() {
+            let time = jiff::Timestamp::from_second(first / 1_000_000_000).unwrap_or_default();
+            self.started = Some(time.to_string());
+        }
         self.duration_ns = u64::try_from(row.time_ns - first).unwrap_or(0);
         if row.pid != 0
             && (self.seen.len() < 64 * KEPT)
@@ -160,7 +185,10 @@ impl Account {
             self.processes += 1;
         }
         match row.kind.as_str() {
-            "exec" => count(&mut self.programs, row.path.as_deref().unwrap_or("?")),
+            "exec" => {
+                self.execs += 1;
+                count(&mut self.programs, row.path.as_deref().unwrap_or("?"));
+            }
             "listen" if self.listening.len() < KEPT => self.listening.extend(row.local.clone()),
             "flow_close" => self.flow(row),
             _ if row.path.is_some() => self.file(row),
@@ -176,19 +204,10 @@ impl Account {
             (_, _, Some(remote)) => format!("{protocol} out {remote}"),
             _ => return,
         };
-        if self.peers.len() >= KEPT && !self.peers.contains_key(&key) {
-            return;
+        self.traffic.add(row);
+        if self.peers.len() < KEPT || self.peers.contains_key(&key) {
+            self.peers.entry(key).or_default().add(row);
         }
-        let Peer {
-            flows,
-            failed,
-            bytes_in,
-            bytes_out,
-        } = self.peers.entry(key).or_default();
-        *flows += 1;
-        *failed += u64::from(!row.is("established"));
-        *bytes_in += row.bytes_in.unwrap_or(0);
-        *bytes_out += row.bytes_out.unwrap_or(0);
     }
 
     fn file(&mut self, row: &Row) {
@@ -254,7 +273,7 @@ impl Account {
 
     /// Says what was sent and lost.
     pub fn tally(&mut self, tally: &Tally) {
-        self.events = tally.clone();
+        self.events = Some(tally.clone());
     }
 
     /// Says what was sent and lost, from the history.
@@ -267,7 +286,7 @@ impl Account {
                 .find(|known| *known == reason);
             Some((known.unwrap_or("other"), entry[1].as_u64()?))
         };
-        self.events = Tally {
+        self.events = Some(Tally {
             emitted: number("emitted"),
             delivered: number("delivered"),
             lost: tally["lost"]
@@ -281,7 +300,7 @@ impl Account {
             untagged: number("untagged"),
             opens_read: number("opens_read"),
             opens_write: number("opens_write"),
-        };
+        });
     }
 
     /// Says how many processes were left running, and ended.

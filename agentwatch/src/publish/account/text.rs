@@ -55,15 +55,17 @@ pub fn render(account: &Account, colour: bool) -> String {
     }
     page.line("ended", &ended(account));
     page.line("processes", &processes(account));
-    page.lines(
-        "network",
-        account
-            .peers
-            .iter()
-            .map(|(key, peer)| network(key, peer))
-            .collect(),
-        "nothing sent or received",
-    );
+    // The most bytes first: what counts is not to be below the lines that are shown.
+    let mut peers: Vec<(&String, &Peer)> = account.peers.iter().collect();
+    peers.sort_by_key(|(_, peer)| std::cmp::Reverse(peer.bytes_in.saturating_add(peer.bytes_out)));
+    let mut lines: Vec<String> = peers
+        .into_iter()
+        .map(|(key, peer)| network(key, peer))
+        .collect();
+    if lines.len() > LINES {
+        lines.insert(0, network("all together", &account.traffic));
+    }
+    page.lines("network", lines, "nothing sent or received");
     if !account.listening.is_empty() {
         page.lines("listened", account.listening.iter().cloned().collect(), "");
     }
@@ -104,7 +106,8 @@ fn ended(account: &Account) -> String {
         killed_by,
         open,
     } = &account.ended;
-    let after = format!(", after {}", duration(account.duration_ns));
+    let begun = account.started.as_deref().unwrap_or("?");
+    let after = format!(", after {}, begun {begun}", duration(account.duration_ns));
     let left = match account.left_running {
         0 => String::new(),
         1 => "; 1 process that it left running was ended".to_owned(),
@@ -127,7 +130,7 @@ fn ended(account: &Account) -> String {
 }
 
 fn processes(account: &Account) -> String {
-    let started: u64 = account.programs.values().sum();
+    let started = account.execs;
     let mut out = format!(
         "{}; {}",
         plural(account.processes, "process", "processes"),
@@ -231,7 +234,9 @@ fn findings(page: &mut Page, account: &Account) {
 }
 
 fn loss(account: &Account) -> String {
-    let tally = &account.events;
+    let Some(tally) = &account.events else {
+        return "not known: the run goes on, or agentwatch was killed".to_owned();
+    };
     let mut out = if tally.lost.is_empty() {
         format!("none, of {}", plural(tally.emitted, "event", "events"))
     } else {
@@ -398,7 +403,7 @@ mod tests {
         let expected = "\
 ── agentwatch: the account of sh ───────────────────────────────────────────────────────────────────
   command    sh -c x
-  ended      with exit status 3, after 0 ms
+  ended      with exit status 3, after 0 ms, begun 1970-01-01T00:00:00Z
   processes  1 process; 1 program started: sh
   network    tcp out 192.0.2.1:443                          1 flow    2.0 KiB out        1 B in
   files      1 deleted
