@@ -1,0 +1,100 @@
+//! `mass-deletion`: of what the agent did not make.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    support::{Agent, Place},
+    tests,
+};
+
+tests! {
+    a_tree_outside_the_workspace;
+    by_truncation_and_by_a_symbolic_link;
+    own_build_output;
+    what_is_disposable;
+    git_checkout_in_the_workspace needs "git";
+}
+
+fn files_below(folder: &std::path::Path) -> Result<usize> {
+    let list = Command::new("find")
+        .arg(folder)
+        .args(["-type", "f", "-size", "+0"])
+        .output()?;
+    Ok(String::from_utf8_lossy(&list.stdout).lines().count())
+}
+
+fn a_tree_outside_the_workspace() -> Result<()> {
+    let place = Place::new()?;
+    let mail = place.tree("mail", 5000)?;
+    let outcome = Agent::new(&place).run(&["rm", "-rf", &place.text("mail")])?;
+    let finding = outcome.is_killed("mass-deletion")?;
+    ensure!(finding["severity"] == "critical", "{finding}");
+    ensure!(
+        finding["message"].to_string().contains(&place.text("mail")),
+        "{finding}"
+    );
+    ensure!(files_below(&mail)? > 0, "all files are gone");
+    Ok(())
+}
+
+fn by_truncation_and_by_a_symbolic_link() -> Result<()> {
+    let place = Place::new()?;
+    let mail = place.tree("mail", 400)?;
+    let script = format!(
+        "ln -s {} m; for f in m/*/*; do : > $f; done; sleep 20",
+        place.text("mail")
+    );
+    let outcome = Agent::new(&place).sh(&script)?;
+    let finding = outcome.is_killed("mass-deletion")?;
+    ensure!(
+        finding["evidence"][0]["what"]
+            .to_string()
+            .contains("truncated"),
+        "{finding}"
+    );
+    ensure!(files_below(&mail)? > 0, "all files are gone");
+    Ok(())
+}
+
+/// Made in the run, and removed again: by its own path, and by one with a symbolic link in it.
+fn own_build_output() -> Result<()> {
+    let place = Place::new()?;
+    std::os::unix::fs::symlink(place.path("work"), place.path("link"))?;
+    let script = format!(
+        "mkdir b; for i in $(seq 1500); do : > b/$i; done; rm -rf b; \
+         cd {0}; for i in $(seq 500); do : > {0}/x$i; done; rm -f {0}/x*; \
+         mkdir {1}/out; for i in $(seq 200); do echo $i > {1}/out/$i; done; rm -rf {1}/out",
+        place.text("link"),
+        place.text("")
+    );
+    Agent::new(&place).sh(&script)?.is_quiet()
+}
+
+fn what_is_disposable() -> Result<()> {
+    let place = Place::new()?;
+    place.tree("other/node_modules", 800)?;
+    let gone = place.text("other/node_modules");
+    Agent::new(&place).run(&["rm", "-rf", &gone])?.is_quiet()?;
+    ensure!(
+        !place.path("other/node_modules").exists(),
+        "it is there still"
+    );
+    Ok(())
+}
+
+fn git_checkout_in_the_workspace() -> Result<()> {
+    let place = Place::new()?;
+    place.tree("work/d", 800)?;
+    let made = Command::new("sh")
+        .args(["-ec", "git init -q -b main; git config user.name a; git config user.email a@b; git add .; \
+            git commit -qm 1; git checkout -qb b; git rm -rqf d; echo 1 >x; git add .; git commit -qm 2; \
+            git checkout -q main"])
+        .current_dir(place.path("work"))
+        .status()?;
+    ensure!(made.success(), "making the repository");
+    Agent::new(&place)
+        .sh("git checkout -q b && git checkout -q main")?
+        .is_quiet()
+}

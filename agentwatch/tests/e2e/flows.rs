@@ -1,0 +1,198 @@
+//! Flows: who, where to, and every byte.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    support::{Agent, Background, Place, is_listening, port, python, until},
+    tests,
+};
+
+tests! {
+    tcp_over_ipv4_and_ipv6 needs "python3";
+    udp_connected_and_not needs "python3";
+    a_refused_connection needs "python3";
+    accepted_connections needs "python3";
+}
+
+const SENT: u64 = 1_000_003;
+
+fn closed(events: &[Value], remote: &str) -> Result<Value> {
+    let found = events
+        .iter()
+        .find(|event| event["kind"] == "flow_close" && event["remote"] == remote);
+    found
+        .cloned()
+        .with_context(|| format!("no flow to {remote} was closed: {events:#?}"))
+}
+
+fn tcp_over_ipv4_and_ipv6() -> Result<()> {
+    let place = Place::new()?;
+    for (address, shown) in [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")] {
+        let port = port();
+        let server = python(
+            "import socket, sys\n\
+             a = sys.argv[1]; s = socket.socket(10 if ':' in a else 2); s.setsockopt(1, 2, 1)\n\
+             s.bind((a, int(sys.argv[2]))); s.listen(1); c, _ = s.accept(); n = 0\n\
+             while True:\n\
+             \x20   d = c.recv(65536); n += len(d)\n\
+             \x20   if not d: break\n\
+             c.sendall(b'x' * 77); c.close()",
+            &[address, &port.to_string()],
+        );
+        let mut server = server;
+        let _server = Background::start(&mut server)?;
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let client = format!(
+            "import socket\n\
+             s = socket.create_connection(('{address}', {port})); s.sendall(b'y' * {SENT}); s.shutdown(1)\n\
+             n = 0\n\
+             while True:\n\
+             \x20   d = s.recv(100); n += len(d)\n\
+             \x20   if not d: break\n\
+             assert n == 77"
+        );
+        let outcome = Agent::new(&place).run(&["/usr/bin/python3", "-c", &client])?;
+        outcome.is_quiet()?;
+        let remote = format!("{shown}:{port}");
+        let events = outcome.events("connect,flow_open,flow_close,flow_data")?;
+        let mut kinds: Vec<&str> = Vec::new();
+        for event in events.iter().filter(|event| event["remote"] == *remote) {
+            kinds.push(event["kind"].as_str().unwrap_or_default());
+        }
+        ensure!(
+            kinds.first() == Some(&"connect") && kinds.contains(&"flow_open"),
+            "{kinds:?}"
+        );
+        let close = closed(&events, &remote)?;
+        ensure!(
+            close["bytes_out"] == SENT && close["bytes_in"] == 77,
+            "{close}"
+        );
+        ensure!(
+            close["detail"]["established"] == true && close["direction"] == "out",
+            "{close}"
+        );
+        ensure!(
+            close["local"]
+                .as_str()
+                .is_some_and(|local| !local.ends_with(":0")),
+            "{close}"
+        );
+        let head = events
+            .iter()
+            .find(|event| event["kind"] == "flow_data" && event["detail"]["way"] == "in");
+        ensure!(
+            head.is_some_and(|event| event["detail"]["head"] == "x".repeat(77)),
+            "{head:?}"
+        );
+    }
+    Ok(())
+}
+
+fn udp_connected_and_not() -> Result<()> {
+    let place = Place::new()?;
+    let (one, two) = (port(), port());
+    let mut server = python(
+        "import socket, sys, select\n\
+         ss = []\n\
+         for p in sys.argv[1:]:\n\
+         \x20   s = socket.socket(2, 2); s.bind(('127.0.0.1', int(p))); ss.append(s)\n\
+         print('up', flush=True)\n\
+         while True:\n\
+         \x20   for s in select.select(ss, [], [])[0]:\n\
+         \x20       d, a = s.recvfrom(9000); s.sendto(b'z' * 11, a)",
+        &[&one.to_string(), &two.to_string()],
+    );
+    let _server = Background::start(server.stdout(std::process::Stdio::null()))?;
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let client = format!(
+        "import socket\n\
+         s = socket.socket(2, 2); s.connect(('127.0.0.1', {one})); s.settimeout(5)\n\
+         for _ in range(3): s.send(b'a' * 100); s.recv(100)\n\
+         s.close()\n\
+         s = socket.socket(2, 2); s.settimeout(5)\n\
+         for p in [{one}, {two}, {two}]: s.sendto(b'b' * 7, ('127.0.0.1', p)); s.recv(100)\n\
+         s.close()"
+    );
+    let outcome = Agent::new(&place).run(&["/usr/bin/python3", "-c", &client])?;
+    outcome.is_quiet()?;
+    let closes = outcome.events("flow_close")?;
+    let mut counts: Vec<(u64, u64, u64)> = closes
+        .iter()
+        .filter(|event| event["protocol"] == "udp")
+        .map(|event| {
+            let number = |name: &str| event[name].as_u64().unwrap_or(u64::MAX);
+            (
+                number("remote_port"),
+                number("bytes_out"),
+                number("bytes_in"),
+            )
+        })
+        .collect();
+    counts.sort_unstable();
+    let (one, two) = (u64::from(one), u64::from(two));
+    let mut expected = vec![(one, 7, 11), (one, 300, 33), (two, 14, 22)];
+    expected.sort_unstable();
+    ensure!(counts == expected, "{counts:?} are not {expected:?}");
+    Ok(())
+}
+
+fn a_refused_connection() -> Result<()> {
+    let place = Place::new()?;
+    let port = port();
+    let client = format!(
+        "import socket\n\
+         try: socket.create_connection(('127.0.0.1', {port}))\n\
+         except ConnectionRefusedError: pass"
+    );
+    let outcome = Agent::new(&place).run(&["/usr/bin/python3", "-c", &client])?;
+    outcome.is_quiet()?;
+    let close = closed(&outcome.events("flow_close")?, &format!("127.0.0.1:{port}"))?;
+    ensure!(close["detail"]["established"] == false, "{close}");
+    ensure!(close["bytes_out"] == 0 && close["bytes_in"] == 0, "{close}");
+    Ok(())
+}
+
+fn accepted_connections() -> Result<()> {
+    let place = Place::new()?;
+    let port = port();
+    let server = format!(
+        "import socket\n\
+         s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(('127.0.0.1', {port})); s.listen(1)\n\
+         c, _ = s.accept(); assert c.recv(100) == b'question'; c.sendall(b'a longer answer'); c.close()"
+    );
+    let agent = Agent::new(&place);
+    let running = agent
+        .command(&["/usr/bin/python3", "-c", &server])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    until("the server", || is_listening(port))?;
+    let client = format!(
+        "import socket\ns = socket.create_connection(('127.0.0.1', {port})); s.sendall(b'question'); s.recv(100); s.close()"
+    );
+    ensure!(python(&client, &[]).status()?.success(), "the client");
+    let outcome = agent.outcome(&running.wait_with_output()?)?;
+    outcome.is_quiet()?;
+    let local = format!("127.0.0.1:{port}");
+    let events = outcome.events("listen,accept,flow_close")?;
+    let of = |kind: &str| {
+        events
+            .iter()
+            .find(|event| event["kind"] == kind && event["local"] == *local)
+            .cloned()
+    };
+    of("listen").context("no listen")?;
+    let accept = of("accept").context("no accept")?;
+    ensure!(
+        accept["direction"] == "in" && accept["pid"].as_u64() > Some(0),
+        "{accept}"
+    );
+    let close = of("flow_close").context("no close")?;
+    ensure!(
+        close["bytes_in"] == 8 && close["bytes_out"] == 15 && close["cookie"] == accept["cookie"],
+        "{close}"
+    );
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! End-to-end tests: the program, on this kernel, with real programs as agents.
+//!
+//! They need root and a kernel that takes the programs; where those or a program are missing a test
+//! is skipped, with the reason, and counted as skipped. What a test makes (network namespaces,
+//! cgroups, processes, folders) is gone afterwards, also when it fails. Traffic stays on loopback and
+//! in the namespaces.
+
+mod deletion;
+mod files;
+mod flows;
+mod history;
+mod loss;
+mod outside;
+mod processes;
+mod quiet;
+mod run;
+mod support;
+mod tunnels;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test, and the programs without which it is skipped.
+pub struct Test {
+    name: &'static str,
+    needs: &'static [&'static str],
+    run: fn() -> anyhow::Result<()>,
+}
+
+/// A test, by the path of its function.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident $(needs $($program:literal),+)?;)+) => {
+        pub const TESTS: &[$crate::Test] = &[$($crate::Test {
+            name: concat!(module_path!(), "::", stringify!($name)),
+            needs: &[$($($program),+)?],
+            run: $name,
+        }),+];
+    };
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Each test runs several programs itself.
+    arguments.test_threads.get_or_insert(2);
+    let unusable = if arguments.list {
+        None
+    } else {
+        support::unusable()
+    };
+    let all = [
+        tunnels::TESTS,
+        quiet::TESTS,
+        deletion::TESTS,
+        files::TESTS,
+        processes::TESTS,
+        flows::TESTS,
+        run::TESTS,
+        history::TESTS,
+        loss::TESTS,
+    ];
+    let trials = all
+        .into_iter()
+        .flatten()
+        .map(|test| trial(test, unusable.as_deref()))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial(test: &'static Test, unusable: Option<&str>) -> Trial {
+    let name = test.name.trim_start_matches("e2e::");
+    let missing = test
+        .needs
+        .iter()
+        .find(|program| !support::is_there(program));
+    let reason = unusable
+        .map(str::to_owned)
+        .or_else(|| missing.map(|program| format!("{program} is not installed")));
+    if let Some(reason) = &reason {
+        eprintln!("skipped {name}: {reason}");
+    }
+    Trial::test(name, || {
+        (test.run)().map_err(|error| Failed::from(format!("{error:?}")))
+    })
+    .with_ignored_flag(reason.is_some())
+}

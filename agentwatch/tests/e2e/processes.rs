@@ -1,0 +1,194 @@
+//! Processes: what they are, and that none gets away.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    support::{Agent, Outcome, Place},
+    tests,
+};
+
+tests! {
+    exec_is_told_in_full;
+    long_arguments_are_cut_and_said_to_be;
+    ends_have_status_signal_and_time;
+    a_script_shows_itself_and_its_interpreter;
+    who_leaves_the_cgroup_stays_watched_and_dies needs "python3";
+    a_cgroup_below_is_the_agents_too;
+}
+
+fn exec(outcome: &Outcome, word: &str) -> Result<Value> {
+    let events = outcome.events("exec")?;
+    let found = events
+        .iter()
+        .find(|event| event["detail"]["argv"].to_string().contains(word));
+    found
+        .cloned()
+        .with_context(|| format!("no exec with {word}: {events:#?}"))
+}
+
+fn exec_is_told_in_full() -> Result<()> {
+    let place = Place::new()?;
+    let outcome =
+        Agent::new(&place).run(&["env", "true", "two words", "new\nline", "\u{1b}[31m", ""])?;
+    outcome.is_quiet()?;
+    let event = exec(&outcome, "two words")?;
+    let argv = &event["detail"]["argv"];
+    ensure!(
+        *argv == serde_json::json!(["env", "true", "two words", "new\\nline", "\\x1b[31m", ""]),
+        "{argv}"
+    );
+    ensure!(event["detail"]["cwd"] == place.text("work"), "{event}");
+    let real = fs::canonicalize("/usr/bin/env")?;
+    ensure!(event["path"] == real.display().to_string(), "{event}");
+    ensure!(event["ino"] == fs::metadata(&real)?.ino(), "{event}");
+    ensure!(
+        event["uid"] == 0 && event["ppid"].as_u64() > Some(0),
+        "{event}"
+    );
+    // Nothing of it reaches a terminal as it is.
+    ensure!(!outcome.stderr.contains('\u{1b}'), "{:?}", outcome.stderr);
+    Ok(())
+}
+
+fn long_arguments_are_cut_and_said_to_be() -> Result<()> {
+    let place = Place::new()?;
+    let long = "x".repeat(10_000);
+    let outcome = Agent::new(&place).run(&["true", "first", &long])?;
+    let event = exec(&outcome, "first")?;
+    ensure!(event["detail"]["argv_cut"] == true, "{event}");
+    ensure!(
+        event["detail"]["argv_bytes"] == 5 + 6 + 10_001,
+        "{}",
+        event["detail"]["argv_bytes"]
+    );
+    let got = event["detail"]["argv"][2].as_str().map(str::len);
+    ensure!(got == Some(4096 - 5 - 6), "{got:?}");
+    ensure!(
+        outcome.account["events"]["cut"] == 1,
+        "{}",
+        outcome.account["events"]
+    );
+    Ok(())
+}
+
+fn ends_have_status_signal_and_time() -> Result<()> {
+    let place = Place::new()?;
+    let outcome = Agent::new(&place).sh(
+        "sh -c 'exit 7'; sh -c 'kill -9 $$'; sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'; true",
+    )?;
+    let ends = outcome.events("exit")?;
+    ensure!(ends.iter().any(|end| end["result"] == 7), "{ends:#?}");
+    ensure!(
+        ends.iter().any(|end| end["detail"]["signal"] == 9),
+        "{ends:#?}"
+    );
+    let busiest = ends
+        .iter()
+        .filter_map(|end| end["detail"]["user_ns"].as_u64())
+        .max();
+    ensure!(busiest > Some(20_000_000), "CPU time {busiest:?}");
+    Ok(())
+}
+
+fn a_script_shows_itself_and_its_interpreter() -> Result<()> {
+    let place = Place::new()?;
+    let script = place.file("work/tool", "#!/bin/sh\ntrue here\n")?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let outcome = Agent::new(&place).run(&[&script])?;
+    outcome.is_quiet()?;
+    let event = exec(&outcome, "work/tool")?;
+    ensure!(event["detail"]["filename"] == script, "{event}");
+    ensure!(event["detail"]["interpreter"] == "/bin/sh", "{event}");
+    ensure!(
+        event["path"] == fs::canonicalize("/bin/sh")?.display().to_string(),
+        "{event}"
+    );
+    Ok(())
+}
+
+/// A cgroup beside the agent's, gone when dropped.
+struct Beside(PathBuf);
+
+impl Beside {
+    fn new() -> Result<Self> {
+        let root = agentwatch::probe::support::cgroup2()?;
+        let path = root.join(format!("awt-beside-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+fn who_leaves_the_cgroup_stays_watched_and_dies() -> Result<()> {
+    let place = Place::new()?;
+    place.tree("mail", 300)?;
+    let beside = Beside::new()?;
+    let script = place.file(
+        "work/leave.py",
+        &format!(
+            "import os, sys, time, glob, subprocess\n\
+         if os.fork() == 0:\n\
+         \x20   os.setsid()\n\
+         \x20   open('{}/cgroup.procs', 'w').write('0')\n\
+         \x20   subprocess.run(['true', 'from outside'])\n\
+         \x20   for f in glob.glob('{}/*/*'): os.unlink(f); time.sleep(.002)\n\
+         \x20   time.sleep(30)\n\
+         \x20   os._exit(0)\n\
+         time.sleep(30)\n",
+            beside.0.display(),
+            place.text("mail"),
+        ),
+    )?;
+    let outcome = Agent::new(&place).run(&["/usr/bin/python3", &script])?;
+    let finding = outcome.is_killed("mass-deletion")?;
+    let left = finding["process"]["pid"].clone();
+    ensure!(
+        finding["response"]["outside"] == serde_json::json!([left]),
+        "{}",
+        finding["response"]
+    );
+    exec(&outcome, "from outside")?;
+    let moves = outcome.events("cgroup_move")?;
+    ensure!(
+        moves
+            .iter()
+            .any(|event| event["detail"]["moved"] == left && event["detail"]["to_agent"] == 0),
+        "{moves:#?}"
+    );
+    Ok(())
+}
+
+fn a_cgroup_below_is_the_agents_too() -> Result<()> {
+    let place = Place::new()?;
+    let outcome = Agent::new(&place).with("--name", "below").sh(
+        "d=$(grep -m1 ^0:: /proc/self/cgroup | cut -c4-); r=$(grep -m1 ' - cgroup2 ' /proc/self/mountinfo | cut -d' ' -f5); \
+         mkdir $r$d/sub && sh -c \"echo 0 > $r$d/sub/cgroup.procs; exec env true in-sub\"; rmdir $r$d/sub",
+    )?;
+    outcome.is_quiet()?;
+    let event = exec(&outcome, "in-sub")?;
+    ensure!(event["agent"] == "below", "{event}");
+    let moves = outcome.events("cgroup_move")?;
+    ensure!(
+        moves.iter().any(|event| event["detail"]["to_agent"] == 1),
+        "{moves:#?}"
+    );
+    Ok(())
+}
