@@ -28,6 +28,10 @@ use crate::{
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// The next header that is IPv6's hop-by-hop options (RFC 8200, 4.3).
+const HOP_BY_HOP: u8 = 0;
+/// No window is larger (RFC 7323, 2.3): what claims to be further ahead is not believed.
+const WINDOW_MAX: u32 = 1 << 30;
 /// Bits of the TCP header's flags (RFC 9293, 3.1).
 const SYN: u8 = 0x02;
 /// Fragment offset and "more fragments" of IPv4 (RFC 791): ports are in the first fragment only.
@@ -114,8 +118,16 @@ fn parse(skb: *mut __sk_buff, out: bool) -> Option<Packet> {
             mapped(load(skb, 16)?),
         )
     } else {
-        // Extension headers are not followed: TCP and UDP do not use them in practice.
-        (load::<u8>(skb, 6)?, 40, load(skb, 8)?, load(skb, 24)?)
+        // A packet of more than 64 KiB, before it is cut into segments, has a hop-by-hop header with
+        // its length (RFC 2675; "BIG TCP"). Other extension headers are not followed: TCP and UDP do
+        // not have them in practice.
+        let next: u8 = load(skb, 6)?;
+        let (proto, header) = if next == HOP_BY_HOP {
+            (load(skb, 40)?, 48 + u32::from(load::<u8>(skb, 41)?) * 8)
+        } else {
+            (next, 40)
+        };
+        (proto, header, load(skb, 8)?, load(skb, 24)?)
     };
     let (source, dest): (u16, u16) = match proto {
         TCP | UDP => (
@@ -327,11 +339,15 @@ fn fresh(flow: &mut FlowState, packet: &Packet, out: bool) -> u32 {
             flow.seq_in = first;
         }
     }
+    if packet.len == 0 {
+        return 0; // a FIN takes a sequence number too, which is no byte
+    }
     let next = if out { flow.seq_out } else { flow.seq_in };
     let end = first.wrapping_add(packet.len);
     let ahead = end.wrapping_sub(next);
-    // Sequence numbers are compared modulo 2³² (RFC 9293, 3.4).
-    if ahead == 0 || ahead > i32::MAX as u32 {
+    // Sequence numbers are compared modulo 2³² (RFC 9293, 3.4). Bytes before this packet that were not
+    // seen (in a fragment, or on their way still) count with it, and not again when they come.
+    if ahead == 0 || ahead > WINDOW_MAX {
         return 0;
     }
     if out {
@@ -339,11 +355,7 @@ fn fresh(flow: &mut FlowState, packet: &Packet, out: bool) -> u32 {
     } else {
         flow.seq_in = end;
     }
-    if ahead > packet.len {
-        packet.len
-    } else {
-        ahead
-    }
+    ahead
 }
 
 /// A length from 1 to `MAX + 1`, where `MAX + 1` is a power of two.

@@ -222,16 +222,16 @@ def wait(word, seconds=20):
         if select.select([fd], [], [], .1)[0]: seen += os.read(fd, 65536)
     seen = seen[seen.index(word) + len(word):]
 def say(text): os.write(fd, text)
-say(b'PS1=; stty -echo; echo sta''rted\n'); wait(b'started')
+say(b"PS1=; stty -echo; echo sta''rted\n"); wait(b'started')
 say(sys.argv[1].encode() + b' run --no-history -- sh -c "read x; echo got \\$x; read y; echo and \\$y; sleep 60"\n')
 time.sleep(3)
 say(b'one\n'); wait(b'got one')
 say(b'\x1a'); wait(b'Stopped')
 frozen = [open(d + '/cgroup.freeze').read().strip() for d, _, f in os.walk(sys.argv[2]) if 'cgroup.freeze' in f and '/sh-' in d]
 assert '1' in frozen, frozen
-say(b'echo prom''pt\n'); wait(b'prompt')
+say(b"echo prom''pt\n"); wait(b'prompt')
 say(b'fg\n'); time.sleep(1)
-say(b'two\n'); wait(b'and two')
+say(b'two\n'); wait(b'and two'); time.sleep(1)
 say(b'\x03'); wait(b'by signal 2')
 say(b'echo status $?\n'); wait(b'status 130')
 print('all right')
@@ -255,7 +255,7 @@ print('all right')
 fn what_is_left_running_is_ended() -> Result<()> {
     let place = Place::new()?;
     let outcome =
-        Agent::new(&place).sh("(setsid sleep 77 >/dev/null 2>&1 &); echo $$ > pid; true")?;
+        Agent::new(&place).sh("(setsid sleep 77 >/dev/null 2>&1 &); sleep 1")?;
     ensure!(outcome.status == Some(0), "{:?}", outcome.status);
     ensure!(outcome.account["left_running"] == 1, "{}", outcome.account);
     let ends = outcome.events("exit")?;

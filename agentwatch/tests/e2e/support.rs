@@ -260,10 +260,7 @@ impl Outcome {
             self.account["ended"]
         );
         for pid in self.pids()? {
-            ensure!(
-                !Path::new("/proc").join(pid.to_string()).exists(),
-                "process {pid} lives"
-            );
+            ensure!(!lives(pid), "process {pid} lives");
         }
         Ok(finding)
     }
@@ -276,6 +273,13 @@ impl Outcome {
             .filter_map(|event| event["pid"].as_u64())
             .collect())
     }
+}
+
+/// Whether a process runs. One that has ended and that its parent has not asked about does not.
+fn lives(pid: u64) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// A process outside the agent: ended, with its group, when dropped.

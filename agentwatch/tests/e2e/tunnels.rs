@@ -102,7 +102,7 @@ fn dropbear() -> Result<()> {
 fn relay(
     options: &[(&str, &str)],
     script: impl Fn(&Place, &str, &str, &str) -> Result<String>,
-) -> Result<Outcome> {
+) -> Result<(Outcome, Place)> {
     let place = Place::new()?;
     let outside = Outside::new()?;
     let (out, local) = (port().to_string(), port());
@@ -126,11 +126,11 @@ fn relay(
         "nothing was relayed: {answers:?} {}",
         outcome.stderr
     );
-    Ok(outcome)
+    Ok((outcome, place))
 }
 
 fn python_relay() -> Result<()> {
-    let outcome = relay(&[], |place, address, out, local| {
+    let (outcome, _place) = relay(&[], |place, address, out, local| {
         let name = place.file(
             "work/sync.py",
             "import socket, sys\n\
@@ -149,17 +149,19 @@ fn python_relay() -> Result<()> {
 }
 
 fn socat_relay() -> Result<()> {
-    let outcome = relay(&[], |_, address, out, local| {
+    let (outcome, _place) = relay(&[], |_, address, out, local| {
         Ok(format!("socat TCP:{address}:{out} TCP:127.0.0.1:{local}"))
     })?;
     is_tunnel(&outcome, "socat")
 }
 
 fn socat_with_a_child() -> Result<()> {
-    let outcome = relay(&[], |_, address, out, local| {
-        Ok(format!(
-            "socat TCP:{address}:{out} EXEC:'socat - TCP:127.0.0.1:{local}'"
-        ))
+    let (outcome, _place) = relay(&[], |place, address, out, local| {
+        place.file(
+            "work/inner.sh",
+            &format!("exec socat - TCP:127.0.0.1:{local}\n"),
+        )?;
+        Ok(format!("socat TCP:{address}:{out} EXEC:'sh inner.sh'"))
     })?;
     is_tunnel(&outcome, "socat")
 }
@@ -185,7 +187,7 @@ fn ssh_to_where_the_policy_forbids() -> Result<()> {
 }
 
 fn a_policy_that_only_observes() -> Result<()> {
-    let outcome = relay(
+    let (outcome, _place) = relay(
         &[("--policy", "PLACEobserve.yaml")],
         |_, address, out, local| {
             Ok(format!(
