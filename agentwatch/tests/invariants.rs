@@ -16,13 +16,13 @@ fn code(folder: &str) -> Vec<(PathBuf, String)> {
         if path.is_dir() {
             todo.extend(
                 fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
+                    .expect("the sources can be read")
+                    .map(|entry| entry.expect("the sources can be read").path()),
             );
         } else if path.extension().is_some_and(|extension| extension == "rs")
             && path.file_name().is_some_and(|name| name != "tests.rs")
         {
-            let text = fs::read_to_string(&path).unwrap();
+            let text = fs::read_to_string(&path).expect("the sources can be read");
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             let lines = code
                 .lines()
