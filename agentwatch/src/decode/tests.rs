@@ -26,7 +26,7 @@ proptest! {
         if let Ok(event) = decode(&record(kind, &payload)) {
             // What comes out can be printed.
             let shown = format!("{event:?}");
-            prop_assert!(!shown.chars().any(|c| c.is_control()));
+            prop_assert!(!shown.chars().any(char::is_control));
         }
     }
 

@@ -15,7 +15,7 @@ tests! {
     git_over_ssh needs "git", "sshd";
     scp_and_rsync needs "scp", "rsync", "sshd";
     web_server_before_a_database needs "nginx", "curl";
-    pip needs "python3";
+    pip needs "/usr/bin/pip3";
     apt needs "apt-get", "dpkg-deb", "dpkg-scanpackages";
 }
 
@@ -153,7 +153,7 @@ fn pip() -> Result<()> {
     let _server = Background::start(&mut server)?;
     until("the index", || is_listening(index))?;
     let outcome = Agent::new(&place).sh(&format!(
-        "python3 -m pip --isolated --no-cache-dir install -q --no-deps --target t \
+        "/usr/bin/python3 -m pip --isolated --no-cache-dir install -q --no-deps --target t \
          --index-url http://127.0.0.1:{index}/ mp && test -f t/mp/__init__.py && rm -rf t"
     ))?;
     outcome.is_quiet()

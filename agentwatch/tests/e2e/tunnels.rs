@@ -12,7 +12,7 @@ tests! {
     openssh needs "ssh", "sshd";
     autossh needs "autossh", "sshd";
     dropbear needs "dbclient", "dropbearconvert", "sshd";
-    python_relay needs "python3";
+    python_relay needs "/usr/bin/python3";
     socat_relay needs "socat";
     socat_with_a_child needs "socat";
     ssh_to_where_the_policy_forbids needs "ssh", "sshd";
