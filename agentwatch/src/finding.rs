@@ -119,7 +119,9 @@ pub struct Response {
 pub struct Finding {
     /// The same for the same events, so that a replay gives it again.
     pub id: String,
-    /// The deciding event, `CLOCK_BOOTTIME` nanoseconds.
+    /// The deciding event, RFC 3339.
+    pub time: String,
+    /// The same, `CLOCK_BOOTTIME` nanoseconds.
     pub time_ns: u64,
     /// The agent's name.
     pub agent: String,

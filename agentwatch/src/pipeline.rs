@@ -94,6 +94,7 @@ impl Pipeline {
         let (process, ancestry) = self.world.processes.chain(process);
         Finding {
             id: finding_id(&agent, detector, &cause, event.time_ns),
+            time: self.wall(event),
             time_ns: event.time_ns,
             agent,
             detector,
@@ -105,6 +106,15 @@ impl Pipeline {
             evidence,
             response,
         }
+    }
+
+    /// When it happened, by the clock on the wall as it was when the agent was introduced.
+    fn wall(&self, event: &Event) -> String {
+        let agent = self.world.agent(event.agent);
+        let offset_ns = agent.map_or(0, |agent| agent.info.wall_offset_ns);
+        let ns = i128::from(event.time_ns) + i128::from(offset_ns);
+        let time = jiff::Timestamp::from_nanosecond(ns).unwrap_or_default();
+        format!("{time:.9}")
     }
 }
 

@@ -66,6 +66,7 @@ fn exit(time_ns: u64) -> Row {
 fn finding() -> Finding {
     Finding {
         id: "f-1".to_owned(),
+        time: "2026-11-18T10:13:20.000000001Z".to_owned(),
         time_ns: 5,
         agent: "a".to_owned(),
         detector: "reverse-tunnel",

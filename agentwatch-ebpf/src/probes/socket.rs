@@ -13,6 +13,7 @@ use aya_ebpf::{
 use super::{
     connect::{is_datagram, tcp_key},
     file::{self, Pending},
+    tcp,
 };
 use crate::{
     emit,
@@ -88,17 +89,18 @@ pub fn accept_exit(ctx: &TracePointContext) {
     });
 }
 
-/// `BPF_CGROUP_INET_SOCK_RELEASE`: the last descriptor of a socket is closed. TCP says so itself
-/// when the connection is over; UDP has no other end than this.
+/// `BPF_CGROUP_INET_SOCK_RELEASE`: the last descriptor of a socket is closed. A TCP
+/// connection says itself when it is over; UDP has no other end than this.
 #[inline(always)]
 pub fn release(ctx: &SockContext) {
     // SAFETY: the context; a field that this attach type allows.
     let kind = unsafe { (&raw const (*ctx.sock).type_).read_volatile() };
-    if !is_datagram(kind) {
-        return;
-    }
     // SAFETY: the helper takes this context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
+    if !is_datagram(kind) {
+        tcp::released(cookie);
+        return;
+    }
     let Some(own) = tag::current_or_cgroup() else {
         return;
     };

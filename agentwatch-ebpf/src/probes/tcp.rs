@@ -186,16 +186,34 @@ pub fn opened(cookie: u64, flow: &FlowState, proto: u8) {
 fn closed(ctx: &SockOpsContext) {
     let key = key(ctx);
     // SAFETY: copied out at once; the connection is over.
-    let Some(flow) = (unsafe { FLOWS.get(&key) }).copied() else {
-        return;
-    };
-    let _ = FLOWS.remove(&key);
-    if flow.agent == 0 {
-        return; // nothing came, nobody took it
+    if let Some(flow) = (unsafe { FLOWS.get(&key) }).copied() {
+        end(&key, &flow);
     }
-    let ends = endpoint(key.cookie, &flow, 6);
+}
+
+/// A TCP socket is closed. One that was connected tells of its end by its states; one whose connect
+/// failed before the first packet (no route, refused by another program) has no other end than this.
+#[inline(always)]
+pub fn released(cookie: u64) {
+    let key = tcp_key(cookie);
+    // SAFETY: copied out at once; the socket is being closed.
+    if let Some(flow) = (unsafe { FLOWS.get(&key) }).copied()
+        && flow.flags & state::ESTABLISHED == 0
+    {
+        end(&key, &flow);
+    }
+}
+
+/// Forgets a flow and tells of its end.
+#[inline(always)]
+fn end(key: &FlowKey, flow: &FlowState) {
+    // Of two that see the end, the one that removes it tells.
+    if FLOWS.remove(key).is_err() || flow.agent == 0 {
+        return; // or: nothing came, nobody took it
+    }
+    let ends = endpoint(key.cookie, flow, 6);
     let established = flow.flags & state::ESTABLISHED != 0;
-    emit::prio(header(kind::FLOW_CLOSE, &flow), |to: *mut FlowClose| {
+    emit::prio(header(kind::FLOW_CLOSE, flow), |to: *mut FlowClose| {
         // SAFETY: reserved memory of this type.
         unsafe {
             to.write(FlowClose {

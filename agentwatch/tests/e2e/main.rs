@@ -78,7 +78,8 @@ fn trial(test: &'static Test, unusable: Option<&str>) -> Trial {
     if let Some(reason) = &reason {
         eprintln!("skipped {name}: {reason}");
     }
-    Trial::test(name, || {
+    Trial::test(name, move || {
+        support::TEST.set(name);
         (test.run)().map_err(|error| Failed::from(format!("{error:?}")))
     })
     .with_ignored_flag(reason.is_some())

@@ -1,6 +1,7 @@
 //! Running agentwatch, and looking at what it says.
 
 use std::{
+    cell::Cell,
     env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -14,6 +15,11 @@ use serde_json::Value;
 
 /// The longest that any program of a test may take, seconds.
 const LONGEST: &str = "90";
+
+thread_local! {
+    /// The test that this thread runs: libtest-mimic's threads have no names.
+    pub static TEST: Cell<&'static str> = const { Cell::new("") };
+}
 
 /// The program under test.
 pub fn program() -> PathBuf {
@@ -132,9 +138,11 @@ impl<'a> Agent<'a> {
             .arg("--data-dir")
             .arg(self.place.path("history"))
             .args(&self.options);
-        if let Some(dir) = env::var_os("AGENTWATCH_RECORDINGS") {
-            // For tests/recordings: named after the thread, which is named after the test.
-            let name = thread::current().name().unwrap_or("x").replace("::", "-");
+        if let Some(dir) = env::var_os("AGENTWATCH_RECORDINGS")
+            && !self.options.iter().any(|option| option == "--record")
+        {
+            // For tests/recordings: named after the test.
+            let name = TEST.get().replace("::", "-");
             let file = PathBuf::from(dir).join(format!("{name}.awrec"));
             let _ = fs::remove_file(&file);
             command.arg("--record").arg(file);
