@@ -41,7 +41,7 @@ fn a_tree_outside_the_workspace() -> Result<()> {
 
 fn by_truncation_and_by_a_symbolic_link() -> Result<()> {
     let place = Place::new()?;
-    let mail = place.tree("mail", 400)?;
+    let mail = place.tree("mail", 5000)?;
     let script = format!(
         "ln -s {} m; for f in m/*/*; do : > $f; done; sleep 20",
         place.text("mail")

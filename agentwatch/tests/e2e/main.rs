@@ -13,6 +13,7 @@ mod loss;
 mod outside;
 mod processes;
 mod quiet;
+mod recordings;
 mod run;
 mod support;
 mod tunnels;
@@ -79,7 +80,7 @@ fn trial(test: &'static Test, unusable: Option<&str>) -> Trial {
         eprintln!("skipped {name}: {reason}");
     }
     Trial::test(name, move || {
-        support::TEST.set(name);
+        recordings::TEST.set(name);
         (test.run)().map_err(|error| Failed::from(format!("{error:?}")))
     })
     .with_ignored_flag(reason.is_some())

@@ -254,8 +254,7 @@ print('all right')
 
 fn what_is_left_running_is_ended() -> Result<()> {
     let place = Place::new()?;
-    let outcome =
-        Agent::new(&place).sh("(setsid sleep 77 >/dev/null 2>&1 &); sleep 1")?;
+    let outcome = Agent::new(&place).sh("(setsid sleep 77 >/dev/null 2>&1 &); sleep 1")?;
     ensure!(outcome.status == Some(0), "{:?}", outcome.status);
     ensure!(outcome.account["left_running"] == 1, "{}", outcome.account);
     let ends = outcome.events("exit")?;

@@ -1,7 +1,6 @@
 //! Running agentwatch, and looking at what it says.
 
 use std::{
-    cell::Cell,
     env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -13,13 +12,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::recordings;
+
 /// The longest that any program of a test may take, seconds.
 const LONGEST: &str = "90";
-
-thread_local! {
-    /// The test that this thread runs: libtest-mimic's threads have no names.
-    pub static TEST: Cell<&'static str> = const { Cell::new("") };
-}
 
 /// The program under test.
 pub fn program() -> PathBuf {
@@ -138,12 +134,7 @@ impl<'a> Agent<'a> {
             .arg("--data-dir")
             .arg(self.place.path("history"))
             .args(&self.options);
-        if let Some(dir) = env::var_os("AGENTWATCH_RECORDINGS")
-            && !self.options.iter().any(|option| option == "--record")
-        {
-            // For tests/recordings: named after the test.
-            let name = TEST.get().replace("::", "-");
-            let file = PathBuf::from(dir).join(format!("{name}.awrec"));
+        if let Some(file) = recordings::wanted() {
             let _ = fs::remove_file(&file);
             command.arg("--record").arg(file);
         }
@@ -171,6 +162,9 @@ impl<'a> Agent<'a> {
 
     /// Reads what came of it.
     pub fn outcome(&self, output: &Output) -> Result<Outcome> {
+        if let Some(file) = recordings::wanted() {
+            recordings::without_ancestors(&file)?;
+        }
         let log = fs::read_to_string(self.place.path("log")).unwrap_or_default();
         let mut lines: Vec<Value> = Vec::new();
         for line in log.lines().filter(|line| line.starts_with('{')) {
