@@ -397,6 +397,14 @@ pub struct File {
     pub write: bool,
 }
 
+impl File {
+    /// A rename that exchanges two files: both are there afterwards (renameat2(2)).
+    pub fn exchanges(&self) -> bool {
+        const RENAME_EXCHANGE: u32 = 2;
+        self.op == FileOp::Rename && self.flags & RENAME_EXCHANGE != 0
+    }
+}
+
 /// A process that ran already.
 #[derive(Debug, Clone)]
 pub struct Seed {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::{
-    process::{Pid, Signal, WaitOptions, getpgrp, kill_process, kill_process_group},
+    process::{Pid, Signal, WaitOptions, kill_process, kill_process_group},
     termios::{isatty, tcgetpgrp, tcsetpgrp},
 };
 
@@ -78,7 +78,7 @@ pub struct Job {
     pid: Pid,
     terminal: Terminal,
     /// The group that had the terminal before.
-    own_group: Pid,
+    own_group: Option<Pid>,
 }
 
 /// What happened to the command.
@@ -120,7 +120,7 @@ impl Job {
         let procs = fs::File::options()
             .write(true)
             .open(cgroup.path().join("cgroup.procs"))?;
-        let own_group = getpgrp();
+        let own_group = own_group();
         let terminal = terminal(own_group);
         let mut command = Command::new(program);
         command.args(arguments);
@@ -141,7 +141,8 @@ impl Job {
             }
             if terminal == Terminal::Foreground {
                 // Both this side and agentwatch do it: whoever comes first. SIGTTOU is ignored here.
-                let _ = tcsetpgrp(rustix::stdio::stdin(), getpgrp());
+                // Its group has its own number, since it leads it.
+                let _ = tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpid());
             }
             // SAFETY: only async-signal-safe calls between fork and exec; dispositions that agentwatch
             // changed go back to what a program expects.
@@ -220,7 +221,7 @@ impl Job {
         let _ = kill_process(rustix::process::getpid(), Signal::STOP);
         // Here again after `fg` or `bg`.
         cgroup.freeze(false)?;
-        if tcgetpgrp(rustix::stdio::stdin()).is_ok_and(|group| group == self.own_group) {
+        if tcgetpgrp(rustix::stdio::stdin()).is_ok_and(|group| Some(group) == self.own_group) {
             self.to_foreground();
         }
         if self.terminal == Terminal::Shared {
@@ -239,8 +240,10 @@ impl Job {
 
     /// Takes the terminal back.
     pub fn to_background(&self) {
-        if self.terminal == Terminal::Foreground {
-            let _ = tcsetpgrp(rustix::stdio::stdin(), self.own_group);
+        if self.terminal == Terminal::Foreground
+            && let Some(before) = self.own_group
+        {
+            let _ = tcsetpgrp(rustix::stdio::stdin(), before);
         }
     }
 }
@@ -251,13 +254,20 @@ impl Drop for Job {
     }
 }
 
+/// agentwatch's process group; `None` where it is one of another pid namespace, as for what is started
+/// in a container from outside.
+fn own_group() -> Option<Pid> {
+    // SAFETY: no arguments. Not rustix's: that takes for granted that the number is not 0.
+    Pid::from_raw(unsafe { libc::getpgrp() })
+}
+
 /// Whether the command can have the terminal for itself.
-fn terminal(own_group: Pid) -> Terminal {
+fn terminal(own_group: Option<Pid>) -> Terminal {
     let stdin = rustix::stdio::stdin();
     if !isatty(stdin.as_fd()) {
         return Terminal::None;
     }
-    let foreground = tcgetpgrp(stdin).is_ok_and(|group| group == own_group);
+    let foreground = tcgetpgrp(stdin).is_ok_and(|group| Some(group) == own_group);
     // In a pipeline the other programs belong to the same job and may want the terminal too.
     if foreground && isatty(rustix::stdio::stdout()) {
         Terminal::Foreground

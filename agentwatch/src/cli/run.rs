@@ -140,6 +140,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let workspace = workspace(args.workspace.as_deref())?;
     let command = shown(&args.command);
     let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
+    let recorder = args.record.as_deref().map(Recorder::create).transpose()?;
+    let notices = notices(args.output, args.log.as_deref())?;
+    let homes = homes(user.as_ref());
+    for home in &homes {
+        policy
+            .sensitive
+            .add_home(home)
+            .with_context(|| format!("the home folder {} cannot stand for ~", home.display()))?;
+    }
     let store = if args.no_history {
         None
     } else {
@@ -150,20 +159,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             session::wall_offset_ns(),
         )?)
     };
-    let cgroup = AgentCgroup::create(cgroup_of(&name)?)?;
     let outputs = Outputs {
         store,
-        recorder: args.record.as_deref().map(Recorder::create).transpose()?,
+        recorder,
         account: Account::new(&name, &command),
-        notices: notices(args.output, args.log.as_deref())?,
+        notices,
     };
-    let homes = homes(user.as_ref());
-    for home in &homes {
-        policy
-            .sensitive
-            .add_home(home)
-            .with_context(|| format!("the home folder {} cannot stand for ~", home.display()))?;
-    }
+    // Last: from here on it is removed again, whatever happens.
+    let cgroup = AgentCgroup::create(&cgroup_of(&name)?)?;
     let plan = Plan {
         name,
         cgroup: cgroup.clone(),
@@ -212,21 +215,22 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         (None, None) => run::name_of(&args.command),
     };
     run::check_name(&name)?;
-    let recorder = Recorder::create(&args.to)?;
-    let cgroup = match args.cgroup {
-        Some(path) => AgentCgroup::adopt(path)?,
-        None => AgentCgroup::create(cgroup_of(&name)?)?,
-    };
     let outputs = Outputs {
         store: None,
-        recorder: Some(recorder),
+        recorder: Some(Recorder::create(&args.to)?),
         account: Account::new(&name, &shown(&args.command)),
         notices: notices(Output::Table, None)?,
+    };
+    let workspace = if made { Some(workspace(None)?) } else { None };
+    // Last: from here on it is removed again, whatever happens.
+    let cgroup = match args.cgroup {
+        Some(path) => AgentCgroup::adopt(path)?,
+        None => AgentCgroup::create(&cgroup_of(&name)?)?,
     };
     let plan = Plan {
         name,
         cgroup: cgroup.clone(),
-        workspace: if made { Some(workspace(None)?) } else { None },
+        workspace,
         policy,
         probe: probe::Options::DEFAULT,
         homes: homes(user.as_ref()),

@@ -44,8 +44,10 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
     // The kernel changes up to two inodes: which is which, their names tell.
     let (own, other) = assign(&target, &second, name, name2, op);
     let by_inode = bits & state::PATH_OF_INODE != 0;
-    let by_kernel =
-        !resolved.is_empty() && (!by_inode || (own.ino == target.ino && is_leaf(&target, name)));
+    // These follow a link in the last component, so its name may be any.
+    let follows = matches!(op, FileOp::Chmod | FileOp::Truncate);
+    let by_kernel = !resolved.is_empty()
+        && (!by_inode || follows || (own.ino == target.ino && is_leaf(&target, name)));
     let (path, path_source) = if op == FileOp::Symlink {
         (escape(name), PathSource::Caller)
     } else if by_kernel {
@@ -53,7 +55,7 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
     } else {
         (by_caller, PathSource::Caller)
     };
-    Ok(File {
+    let mut file = File {
         op,
         result,
         path,
@@ -68,7 +70,11 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
         size,
         created: bits & state::CREATED != 0,
         write: bits & state::WRITE != 0,
-    })
+    };
+    if file.exchanges() {
+        file.replaced = None;
+    }
+    Ok(file)
 }
 
 fn operation(value: u16) -> Result<FileOp, DecodeError> {

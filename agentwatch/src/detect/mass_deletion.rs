@@ -4,7 +4,8 @@
 //! disposable (build output that tools make again) is worth nothing, and the same path counts once
 //! in a window. Two budgets, both of the policy:
 //!
-//! * outside the workspace, deletes and truncations: small, since an agent has no business there;
+//! * outside the workspace, deletes, truncations and moves to another folder: small, since an agent has
+//!   no business there, and what it may delete where it moved it to is lost from where it was;
 //! * inside it, and for files that are replaced by a rename anywhere: large, since a `git checkout`
 //!   or a package manager does that all day.
 //!
@@ -74,19 +75,25 @@ impl MassDeletion {
         let Kind::File(file) = &event.kind else {
             return;
         };
-        let Some((path, verb)) = removed(file, before) else {
+        let workspace = world
+            .agent(event.agent)
+            .and_then(|agent| agent.info.workspace.as_deref());
+        let is_inside = |path: &str| workspace.is_some_and(|folder| is_below(path, folder));
+        let moved = moved_away(file, before).filter(|path| !is_inside(path));
+        let Some((path, verb)) = moved
+            .map(|path| (path, "moved away"))
+            .or_else(|| removed(file, before))
+        else {
             return;
         };
         if policy.disposable.matches(path) {
             return;
         }
-        let workspace = world
-            .agent(event.agent)
-            .and_then(|agent| agent.info.workspace.as_deref());
-        let inside = workspace.is_some_and(|folder| is_below(path, folder));
+        let inside = is_inside(path);
         let limits = &policy.detectors.mass_deletion;
         let budgets = self.agents.entry(event.agent).or_default();
-        let (window, limit, severity) = if inside || file.op == FileOp::Rename {
+        let (window, limit, severity) = if inside || (file.op == FileOp::Rename && moved.is_none())
+        {
             (
                 &mut budgets.workspace,
                 limits.workspace_max_files,
@@ -144,6 +151,27 @@ impl MassDeletion {
             ..Window::default()
         };
     }
+}
+
+/// What a rename took to another folder, if it was not the agent's own. An exchange takes two.
+fn moved_away(file: &File, before: Before) -> Option<&str> {
+    let to = file
+        .path2
+        .as_deref()
+        .filter(|_| file.op == FileOp::Rename && file.result >= 0)?;
+    if folder(&file.path) == folder(to) {
+        return None;
+    }
+    match (before.own, before.own_replaced) {
+        (false, _) => Some(&file.path),
+        (true, false) if file.exchanges() => Some(to),
+        _ => None,
+    }
+}
+
+/// The folder that a path is in.
+fn folder(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// What a call took away, if it was not the agent's own.

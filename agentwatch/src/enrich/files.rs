@@ -61,6 +61,15 @@ impl Files {
             FileOp::Rename => {
                 if let Some(to) = &file.path2 {
                     self.paths.remove(&file.path);
+                    if file.exchanges() {
+                        let other = if before.own_replaced {
+                            Whose::Own
+                        } else {
+                            Whose::Foreign
+                        };
+                        self.paths.remove(to);
+                        self.set(&file.path, other);
+                    }
                     self.set(to, if own { Whose::Own } else { Whose::Foreign });
                 }
             }
@@ -147,6 +156,17 @@ mod tests {
         files.observe(&op(FileOp::Rename, "/home/u/mail", Some("/w/target/mail")));
         assert!(!files.is_own("/w/target/mail/1"));
         assert!(files.is_own("/w/target/other"));
+    }
+
+    #[test]
+    fn an_exchange_changes_owners() {
+        let mut files = Files::default();
+        files.observe(&op(FileOp::Mkdir, "/w/own", None));
+        let mut exchange = op(FileOp::Rename, "/home/u/mail/1", Some("/w/own/1"));
+        exchange.flags = 2;
+        files.observe(&exchange);
+        assert!(!files.is_own("/w/own/1"));
+        assert!(files.is_own("/home/u/mail/1"));
     }
 
     #[test]

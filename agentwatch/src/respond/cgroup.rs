@@ -33,14 +33,17 @@ impl AgentCgroup {
     /// # Errors
     ///
     /// When the folder cannot be made.
-    pub fn create(path: PathBuf) -> Result<Self> {
+    pub fn create(path: &Path) -> Result<Self> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)
                 .with_context(|| format!("cannot make the cgroup {}", parent.display()))?;
         }
-        fs::create_dir(&path)
+        fs::create_dir(path)
             .with_context(|| format!("cannot make the cgroup {}", path.display()))?;
-        Self::adopt(path)
+        // A new cgroup is empty, so this fails only where it cannot be read; then it goes again.
+        Self::adopt(path.to_owned()).inspect_err(|_| {
+            let _ = fs::remove_dir(path);
+        })
     }
 
     /// Takes a cgroup that exists.

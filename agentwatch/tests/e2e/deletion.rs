@@ -12,6 +12,8 @@ use crate::{
 tests! {
     a_tree_outside_the_workspace;
     by_truncation_and_by_a_symbolic_link;
+    moved_into_an_own_folder_first needs "/usr/bin/python3";
+    exchanged_with_own_files_first needs "/usr/bin/python3";
     own_build_output;
     what_is_disposable;
     git_checkout_in_the_workspace needs "git";
@@ -56,6 +58,46 @@ fn by_truncation_and_by_a_symbolic_link() -> Result<()> {
     );
     ensure!(files_below(&mail)? > 0, "all files are gone");
     Ok(())
+}
+
+/// What is taken from outside is lost there, wherever it is deleted in the end.
+fn taken(how: &str) -> Result<()> {
+    let place = Place::new()?;
+    place.tree("mail", 300)?;
+    let script = place.file(
+        "work/take.py",
+        &format!(
+            "import ctypes, glob, os, time\n\
+             libc = ctypes.CDLL(None, use_errno=True)\n\
+             os.mkdir('own')\n\
+             for n, path in enumerate(glob.glob('{}/*/*')):\n\
+             \x20   to = 'own/%d' % n\n\
+             \x20   {how}\n\
+             \x20   os.unlink(to); time.sleep(.002)\n\
+             time.sleep(20)\n",
+            place.text("mail"),
+        ),
+    )?;
+    let outcome = Agent::new(&place).run(&["/usr/bin/python3", &script])?;
+    let finding = outcome.is_killed("mass-deletion")?;
+    let first = finding["evidence"][0]["what"].to_string();
+    ensure!(
+        first.contains("moved away") && first.contains("/mail/"),
+        "{first}"
+    );
+    Ok(())
+}
+
+fn moved_into_an_own_folder_first() -> Result<()> {
+    taken("os.rename(path, to)")
+}
+
+/// renameat2(2) is number 316 on x86-64 and 276 elsewhere; 2 is `RENAME_EXCHANGE`.
+fn exchanged_with_own_files_first() -> Result<()> {
+    taken(
+        "open(to, 'w').close(); \
+         libc.syscall(316 if os.uname().machine == 'x86_64' else 276, -100, path.encode(), -100, to.encode(), 2)",
+    )
 }
 
 /// Made in the run, and removed again: by its own path, and by one with a symbolic link in it.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -21,10 +22,26 @@ tests! {
     a_cgroup_that_is_there_already;
 }
 
+/// The cgroup of an agent whose agentwatch was killed: ended and removed when dropped.
+struct Left(PathBuf);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
 /// agentwatch is killed; what is older than a second is in the history, which is whole.
 fn killed_in_the_middle() -> Result<()> {
     let place = Place::new()?;
-    let agent = Agent::new(&place).with("--name", "killed");
+    let name = format!("killed-{}", std::process::id());
+    let agent = Agent::new(&place).with("--name", &name);
     let script = "for i in $(seq 100); do /bin/true; echo $i > progress; sleep 0.05; done";
     let mut child = agent
         .command(&["sh", "-c", script])
@@ -34,33 +51,32 @@ fn killed_in_the_middle() -> Result<()> {
     let reached: usize = fs::read_to_string(place.path("work/progress"))?
         .trim()
         .parse()?;
-    let killed = Command::new("pkill")
-        .args([
-            "-9",
-            "-f",
-            &format!("^{} run .*--name killed", program().display()),
-        ])
-        .status()?;
-    ensure!(killed.success(), "pkill");
-    child.wait()?;
+    // The cgroup is called after the agent and agentwatch's process id.
     let cgroups = agentwatch::probe::support::cgroup2()?.join("agentwatch");
-    for entry in fs::read_dir(cgroups)?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with("killed-") {
-            // The agent runs on unwatched; doctor says so. Here it is ended.
-            let doctor = Command::new(program()).arg("doctor").output()?;
-            ensure!(
-                String::from_utf8_lossy(&doctor.stdout).contains("left-over agents"),
-                "doctor is silent"
-            );
-            fs::write(entry.path().join("cgroup.kill"), "1")?;
-            for _ in 0..100 {
-                if fs::remove_dir(entry.path()).is_ok() {
-                    break;
-                }
-                thread::sleep(Duration::from_millis(20));
-            }
-        }
-    }
+    let cgroup = fs::read_dir(&cgroups)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains(&format!("/{name}-")))
+        .context("no cgroup")?;
+    let left = Left(cgroup);
+    let pid = left
+        .0
+        .to_string_lossy()
+        .rsplit('-')
+        .next()
+        .map(str::to_owned);
+    let killed = Command::new("kill")
+        .args(["-9", &pid.context("no process id")?])
+        .status()?;
+    ensure!(killed.success(), "kill");
+    child.wait()?;
+    // The agent runs on unwatched; doctor says so.
+    let doctor = Command::new(program()).arg("doctor").output()?;
+    ensure!(
+        String::from_utf8_lossy(&doctor.stdout).contains("left-over agents"),
+        "doctor is silent"
+    );
+    drop(left);
     let outcome = agent.outcome(&Command::new("true").output()?)?;
     let seen = outcome
         .events("exec")?

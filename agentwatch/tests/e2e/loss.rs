@@ -1,15 +1,18 @@
 //! `emitted = delivered + Σ lost`, to the record.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
 use agentwatch::{
     probe::{Options, Probe},
     source::Source,
 };
 use agentwatch_common::loss::Tally;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
-use crate::{support::Place, tests};
+use crate::{
+    support::{Cgroup, Place},
+    tests,
+};
 
 tests! {
     the_sum_holds_under_a_load_that_loses;
@@ -17,30 +20,6 @@ tests! {
 }
 
 const AGENT: u32 = 1;
-
-/// A cgroup for a load, gone when dropped.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(name: &str) -> Result<Self> {
-        let path = agentwatch::probe::support::cgroup2()?
-            .join(format!("awt-{name}-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::write(self.0.join("cgroup.kill"), "1");
-        for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    }
-}
 
 /// Runs a load as an agent; nobody reads meanwhile unless `read`. The counters, and what was read.
 fn load(name: &str, options: &Options, read: bool) -> Result<(Tally, u64)> {

@@ -3,14 +3,13 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    support::{Agent, Outcome, Place},
+    support::{Agent, Cgroup, Outcome, Place},
     tests,
 };
 
@@ -113,34 +112,10 @@ fn a_script_shows_itself_and_its_interpreter() -> Result<()> {
     Ok(())
 }
 
-/// A cgroup beside the agent's, gone when dropped.
-struct Beside(PathBuf);
-
-impl Beside {
-    fn new() -> Result<Self> {
-        let root = agentwatch::probe::support::cgroup2()?;
-        let path = root.join(format!("awt-beside-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = fs::write(self.0.join("cgroup.kill"), "1");
-        for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    }
-}
-
 fn who_leaves_the_cgroup_stays_watched_and_dies() -> Result<()> {
     let place = Place::new()?;
     place.tree("mail", 300)?;
-    let beside = Beside::new()?;
+    let beside = Cgroup::new("beside")?;
     let script = place.file(
         "work/leave.py",
         &format!(

@@ -27,6 +27,8 @@ tests! {
     hostile_names_are_shown_escaped;
     a_full_disk_for_the_history;
     the_cgroup_is_gone_afterwards;
+    nothing_is_left_when_it_cannot_start;
+    in_a_pid_namespace_of_its_own needs "unshare";
 }
 
 fn the_exit_status_is_the_commands() -> Result<()> {
@@ -358,14 +360,62 @@ fn a_full_disk_for_the_history() -> Result<()> {
 
 fn the_cgroup_is_gone_afterwards() -> Result<()> {
     let place = Place::new()?;
-    Agent::new(&place)
-        .with("--name", "gone-afterwards")
-        .sh("true")?
-        .is_quiet()?;
+    let agent = Agent::new(&place).with("--name", "gone-afterwards");
+    agent.sh("true")?.is_quiet()?;
+    ensure!(cgroups_of("gone-afterwards")? == 0, "a cgroup is left");
+    Ok(())
+}
+
+/// agentwatch's cgroups with this name.
+fn cgroups_of(name: &str) -> Result<usize> {
     let cgroups = agentwatch::probe::support::cgroup2()?.join("agentwatch");
+    let mut found = 0;
     for entry in fs::read_dir(cgroups)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        ensure!(!name.starts_with("gone-afterwards"), "{name} is there");
+        found += usize::from(entry?.file_name().to_string_lossy().starts_with(name));
     }
+    Ok(found)
+}
+
+fn nothing_is_left_when_it_cannot_start() -> Result<()> {
+    let place = Place::new()?;
+    let there = place.file("there", "x")?;
+    let outcome = Agent::new(&place)
+        .with("--name", "cannot-start")
+        .with("--record", &there)
+        .run(&["true"])?;
+    ensure!(outcome.status == Some(125), "{:?}", outcome.status);
+    ensure!(
+        outcome.stderr.contains("cannot make the recording"),
+        "{}",
+        outcome.stderr
+    );
+    ensure!(cgroups_of("cannot-start")? == 0, "a cgroup is left");
+    Ok(())
+}
+
+/// Entered from outside, a process is in no group that its pid namespace knows.
+fn in_a_pid_namespace_of_its_own() -> Result<()> {
+    let output = Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc"])
+        .arg(program())
+        .args([
+            "run",
+            "--no-history",
+            "--name",
+            "in-namespace",
+            "--",
+            "sh",
+            "-c",
+            "exit 4",
+        ])
+        .stdin(Stdio::null())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.code() == Some(4),
+        "{:?} {said}",
+        output.status
+    );
+    ensure!(cgroups_of("in-namespace")? == 0, "a cgroup is left");
     Ok(())
 }

@@ -284,6 +284,30 @@ fn lives(pid: u64) -> bool {
         .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
+/// A cgroup of the test's own beside the agents'. Gone, with what is in it, when dropped.
+pub struct Cgroup(pub PathBuf);
+
+impl Cgroup {
+    pub fn new(name: &str) -> Result<Self> {
+        let root = agentwatch::probe::support::cgroup2()?;
+        let path = root.join(format!("awt-{name}-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
 /// A process outside the agent: ended, with its group, when dropped.
 pub struct Background(Child);
 
