@@ -1,15 +1,21 @@
 //! A process replaced its program.
 
+use crate::call::Credentials;
+
 /// Most bytes of the argument vector that are sent.
 pub const ARGV_MAX: usize = 4096;
+/// Most bytes of the environment that are sent.
+pub const ENV_MAX: usize = 4096;
 
 /// `execve` succeeded. The tail holds, in this order and without separators: the path of the
 /// binary and the working directory (both leaf first, see [`crate::file`]), the file name as the
 /// caller gave it, the interpreter (the file that the kernel loads in the end: for a script, what
-/// its first line names), and the argument vector (each argument ends with NUL).
+/// its first line names), the argument vector and the environment (each string of them ends with NUL).
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Exec {
+    /// What the process may do from now on.
+    pub credentials: Credentials,
     /// Inode number of the binary.
     pub ino: u64,
     /// Bytes of the argument vector in the process, before any cut.
@@ -32,8 +38,10 @@ pub struct Exec {
     pub interp_len: u16,
     /// Bytes of the argument vector in the tail.
     pub argv_len: u16,
+    /// Bytes of the environment in the tail.
+    pub env_len: u16,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: [u16; 2],
 }
 
-const _: () = assert!(size_of::<Exec>() == 48);
+const _: () = assert!(size_of::<Exec>() == 72);

@@ -29,6 +29,20 @@ pub mod op {
     pub const LINK: u16 = 8;
     /// symlink, symlinkat
     pub const SYMLINK: u16 = 9;
+    /// chown, lchown, fchown, fchownat
+    pub const CHOWN: u16 = 10;
+    /// setxattr, lsetxattr, fsetxattr, removexattr, lremovexattr, fremovexattr
+    pub const XATTR: u16 = 11;
+    /// mknod, mknodat
+    pub const MKNOD: u16 = 12;
+    /// mount, move_mount
+    pub const MOUNT: u16 = 13;
+    /// umount2
+    pub const UMOUNT: u16 = 14;
+    /// pivot_root
+    pub const PIVOT_ROOT: u16 = 15;
+    /// chroot
+    pub const CHROOT: u16 = 16;
 }
 
 /// An inode that the kernel changed while the call ran.
@@ -70,10 +84,15 @@ pub struct FileOp {
     pub result: i32,
     /// open: the flags of the call. unlinkat, renameat2, linkat: theirs.
     pub open_flags: u32,
-    /// open, chmod, mkdir: the mode that was asked for.
+    /// open, chmod, mkdir, mknod: the mode that was asked for. chown: the user.
     pub mode: u32,
     /// Bits of [`state`].
     pub state: u32,
+    /// mknod, and open of a device: the device, in the kernel's encoding (mknod: the user's). chown:
+    /// the group.
+    pub extra: u32,
+    /// Zero.
+    pub pad2: u32,
     /// One of [`op`].
     pub op: u16,
     /// Bytes of the path in the tail.
@@ -90,7 +109,7 @@ pub struct FileOp {
     pub pad: [u16; 2],
 }
 
-const _: () = assert!(size_of::<FileOp>() == 152);
+const _: () = assert!(size_of::<FileOp>() == 160);
 
 /// Bits of [`FileOp::state`].
 pub mod state {
@@ -106,6 +125,10 @@ pub mod state {
     pub const SENSITIVE: u32 = 1 << 4;
     /// `path` is that of the first inode changed, by its own dentry.
     pub const PATH_OF_INODE: u32 = 1 << 5;
+    /// The opened file is a device; `extra` says which.
+    pub const DEVICE: u32 = 1 << 6;
+    /// `name2` is no path: an attribute's name, the source of a mount.
+    pub const PLAIN2: u32 = 1 << 7;
 }
 
 /// How to read the arguments of a system call: one row of the table that userspace fills, so that a
@@ -131,8 +154,10 @@ pub struct Syscall {
     pub fd: u8,
     /// `flags` points to a `struct open_how` (openat2).
     pub how: u8,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// What goes into [`FileOp::extra`].
+    pub extra: u8,
+    /// The second name is no path.
+    pub plain2: u8,
     /// Bits that the flags have without being passed (creat).
     pub fixed_flags: u32,
 }
@@ -153,7 +178,8 @@ impl Syscall {
         mode: Self::NONE,
         fd: Self::NONE,
         how: 0,
-        pad: [0; 2],
+        extra: Self::NONE,
+        plain2: 0,
         fixed_flags: 0,
     };
 }

@@ -64,7 +64,11 @@ pub mod kind {
     pub const EXIT: u16 = 3;
     /// [`crate::process::CgroupMove`]
     pub const CGROUP_MOVE: u16 = 4;
-    // 5 to 15 are reserved for processes.
+    /// [`crate::call::Call`]
+    pub const CALL: u16 = 5;
+    /// [`crate::call::Signal`]
+    pub const SIGNAL: u16 = 6;
+    // 7 to 15 are reserved for processes.
     /// [`crate::flow::Connect`]
     pub const CONNECT: u16 = 16;
     /// [`crate::flow::Endpoint`]: a process took a connection.

@@ -9,9 +9,13 @@ pub struct Fork {
     pub parent_start_ns: u64,
     /// The cgroup that the child was born in.
     pub child_cgroup: u64,
+    /// Namespaces that are not its parent's, `CLONE_NEW…` of <sched.h> each.
+    pub namespaces: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
-const _: () = assert!(size_of::<Fork>() == 16);
+const _: () = assert!(size_of::<Fork>() == 24);
 
 /// The last thread of a process ended.
 #[repr(C)]
@@ -21,13 +25,15 @@ pub struct Exit {
     pub utime_ns: u64,
     /// System time of all its threads, nanoseconds.
     pub stime_ns: u64,
+    /// The most memory that it had at once, pages.
+    pub max_rss_pages: u64,
     /// As `wait(2)` has it: exit status in bits 8 to 15, signal in bits 0 to 6, core dump in bit 7.
     pub status: u32,
     /// Zero.
     pub pad: u32,
 }
 
-const _: () = assert!(size_of::<Exit>() == 24);
+const _: () = assert!(size_of::<Exit>() == 32);
 
 /// A tagged process was moved to another cgroup, or a process into an agent's.
 #[repr(C)]

@@ -188,6 +188,26 @@ fn accept_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
+// Calls that are no file's and no flow's, by a table as well.
+
+#[tracepoint]
+fn call_enter(ctx: TracePointContext) -> u32 {
+    probes::call::enter(&ctx);
+    0
+}
+
+#[tracepoint]
+fn call_exit(ctx: TracePointContext) -> u32 {
+    probes::call::exit(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "signal_generate")]
+fn signal_generate(ctx: RawTracePointContext) -> i32 {
+    probes::signal::generate(&ctx);
+    0
+}
+
 /// A reachable panic is an endless loop, which the verifier refuses: so there is none.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -1,6 +1,7 @@
 //! Every map and global, its size, and what it means that it is full.
 
 use agentwatch_common::{
+    call::CallRow,
     config::Config,
     file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall},
     flow::{FlowKey, FlowState, Trigger},
@@ -15,7 +16,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 
-use crate::probes::file::Pending;
+use crate::probes::{call::Entered, file::Pending};
 
 /// Where the running kernel's structure members are.
 #[unsafe(no_mangle)]
@@ -73,6 +74,14 @@ pub static SENSITIVE_INODES: HashMap<InodeKey, u8> = HashMap::with_max_entries(4
 /// System call number → where its arguments are. Filled by userspace.
 #[map]
 pub static SYSCALLS: Array<Syscall> = Array::with_max_entries(SYSCALLS_LEN, 0);
+
+/// System call number → how to read a call that is no file's. Filled by userspace.
+#[map]
+pub static CALL_ROWS: Array<CallRow> = Array::with_max_entries(SYSCALLS_LEN, 0);
+
+/// Such calls in flight, by `pid_tgid`. Full: counted as `LOST_CALLS_FULL`.
+#[map]
+pub static CALLS: HashMap<u64, Entered> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 
 /// Counters by agent. Full: new agents are not counted; there is room for 4096 / ~12 of them.
 #[map]

@@ -1,5 +1,6 @@
 //! `struct task_struct` and what hangs on it.
 
+use agentwatch_common::call::Credentials;
 use aya_ebpf::helpers::bpf_get_current_task;
 
 use super::{member, offset, path::Path, read};
@@ -71,6 +72,77 @@ pub fn cpu_ns(task: u64) -> (u64, u64) {
     (own_user + user, own_system + system)
 }
 
+/// The most memory that the process had at once, pages. `do_exit` sets it before its tracepoint.
+#[inline(always)]
+pub fn max_rss_pages(task: u64) -> u64 {
+    let signal: u64 = read(task, offset!(task_signal)).unwrap_or(0);
+    read(signal, offset!(signal_maxrss)).unwrap_or(0)
+}
+
+/// What the task may do.
+#[inline(always)]
+pub fn credentials(task: u64) -> Credentials {
+    let cred: u64 = read(task, offset!(task_cred)).unwrap_or(0);
+    Credentials {
+        caps: read(cred, offset!(cred_cap_effective)).unwrap_or(0),
+        uid: read(cred, offset!(cred_uid)).unwrap_or(0),
+        euid: read(cred, offset!(cred_euid)).unwrap_or(0),
+        gid: read(cred, offset!(cred_gid)).unwrap_or(0),
+        egid: read(cred, offset!(cred_egid)).unwrap_or(0),
+    }
+}
+
+/// The namespaces of a new task that are not its maker's: bits `CLONE_NEW…` of <sched.h>.
+#[inline(always)]
+pub fn new_namespaces(maker: u64, child: u64) -> u32 {
+    let mut bits = 0;
+    if differ(
+        read(maker, offset!(task_cred)),
+        read(child, offset!(task_cred)),
+        offset!(cred_user_ns),
+    ) {
+        bits |= 0x1000_0000;
+    }
+    let (old, new): (Option<u64>, Option<u64>) = (
+        read(maker, offset!(task_nsproxy)),
+        read(child, offset!(task_nsproxy)),
+    );
+    if old == new {
+        return bits;
+    }
+    if differ(old, new, offset!(nsproxy_mnt)) {
+        bits |= 0x0002_0000;
+    }
+    if differ(old, new, offset!(nsproxy_cgroup)) {
+        bits |= 0x0200_0000;
+    }
+    if differ(old, new, offset!(nsproxy_uts)) {
+        bits |= 0x0400_0000;
+    }
+    if differ(old, new, offset!(nsproxy_ipc)) {
+        bits |= 0x0800_0000;
+    }
+    if differ(old, new, offset!(nsproxy_pid)) {
+        bits |= 0x2000_0000;
+    }
+    if differ(old, new, offset!(nsproxy_net)) {
+        bits |= 0x4000_0000;
+    }
+    if differ(old, new, offset!(nsproxy_time)) {
+        bits |= 0x80;
+    }
+    bits
+}
+
+/// Whether a pointer in two structures is not the same.
+#[inline(always)]
+fn differ(a: Option<u64>, b: Option<u64>, member: u32) -> bool {
+    let (Some(a), Some(b)) = (a, b) else {
+        return false;
+    };
+    read::<u64>(a, member) != read::<u64>(b, member)
+}
+
 /// The working directory.
 #[inline(always)]
 pub fn cwd(task: u64) -> Option<Path> {
@@ -100,6 +172,16 @@ pub fn file(task: u64, fd: i32) -> Option<u64> {
     let array: u64 = read(table, offset!(fdtable_fd))?;
     let file: u64 = read(array + fd as u64 * 8, 0)?;
     (file != 0).then_some(file)
+}
+
+/// The bounds of the environment in the current process's memory.
+#[inline(always)]
+pub fn environment(task: u64) -> Option<(u64, u64)> {
+    let mm: u64 = read(task, offset!(task_mm))?;
+    Some((
+        read(mm, offset!(mm_env_start))?,
+        read(mm, offset!(mm_env_end))?,
+    ))
 }
 
 /// The bounds of the argument vector in the current process's memory.

@@ -45,6 +45,7 @@ pub fn exec(ctx: &RawTracePointContext) {
     }
     exec.nlink = read(inode, offset!(inode_nlink)).unwrap_or(0);
     exec.mode = u32::from(read::<u16>(inode, offset!(inode_mode)).unwrap_or(0));
+    exec.credentials = task::credentials(current);
     exec.argc = read(bprm, offset!(binprm_argc)).unwrap_or(0);
     match Path::of_file(file) {
         Some(path) => exec.path_len = path.write(&out, flag::PATH_CUT).len,
@@ -58,7 +59,11 @@ pub fn exec(ctx: &RawTracePointContext) {
     exec.interp_len = string(&out, read(bprm, offset!(binprm_interp)).unwrap_or(0));
     if let Some((start, end)) = task::arguments(current) {
         exec.argv_total = end.saturating_sub(start);
-        exec.argv_len = arguments(&out, start, exec.argv_total);
+        exec.argv_len = strings(&out, start, exec.argv_total, flag::ARGV_CUT);
+    }
+    // Cut without a word: of the environment only a few names count, and the arguments are whole.
+    if let Some((start, end)) = task::environment(current) {
+        exec.env_len = strings(&out, start, end.saturating_sub(start), 0);
     }
     out.send(Way::Prio);
 }
@@ -84,15 +89,16 @@ fn string(out: &Builder<Exec>, from: u64) -> u16 {
     len as u16
 }
 
-/// Appends the argument vector.
+/// Appends a vector of strings, as the kernel put it on the process's stack. `cut` is the flag to set
+/// where it is cut.
 #[inline(always)]
-fn arguments(out: &Builder<Exec>, start: u64, total: u64) -> u16 {
+fn strings(out: &Builder<Exec>, start: u64, total: u64, cut: u16) -> u16 {
     let Some(at) = out.room() else {
-        out.flag(flag::ARGV_CUT);
+        out.flag(cut);
         return 0;
     };
     let len = if total > ARGV_MAX as u64 {
-        out.flag(flag::ARGV_CUT);
+        out.flag(cut);
         ARGV_MAX
     } else {
         total as usize
@@ -102,7 +108,7 @@ fn arguments(out: &Builder<Exec>, start: u64, total: u64) -> u16 {
     // SAFETY: `room` gives PIECE_MAX bytes, which is ARGV_MAX.
     let failed = unsafe { bpf_probe_read_user(at.cast(), len as u32, start as *const _) } != 0;
     if failed {
-        out.flag(flag::FAULT | flag::ARGV_CUT);
+        out.flag(flag::FAULT | cut);
         return 0;
     }
     out.advance(len);

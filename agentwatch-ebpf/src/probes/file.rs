@@ -46,6 +46,8 @@ const O_ACCMODE: u32 = 3;
 /// `S_IFMT` and `S_IFDIR` of <sys/stat.h>.
 pub const S_IFMT: u32 = 0o170_000;
 pub const S_IFDIR: u32 = 0o040_000;
+const S_IFCHR: u32 = 0o020_000;
+const S_IFBLK: u32 = 0o060_000;
 
 /// A call that has been entered and has not returned.
 #[repr(C)]
@@ -65,8 +67,9 @@ pub struct Pending {
     pub fd: i32,
     flags: u32,
     mode: u32,
+    extra: u32,
     pub op: u16,
-    pad: u16,
+    plain2: u16,
 }
 
 impl Pending {
@@ -85,8 +88,9 @@ impl Pending {
             fd,
             flags: 0,
             mode: 0,
+            extra: 0,
             op: 0,
-            pad: 0,
+            plain2: 0,
         }
     }
 }
@@ -114,6 +118,8 @@ pub fn enter(ctx: &TracePointContext) {
     pending.name = argument(ctx, call.name);
     pending.name2 = argument(ctx, call.name2);
     pending.mode = argument(ctx, call.mode) as u32;
+    pending.extra = argument(ctx, call.extra) as u32;
+    pending.plain2 = u16::from(call.plain2);
     pending.flags = call.fixed_flags;
     if call.how == 0 {
         pending.flags |= argument(ctx, call.flags) as u32;
@@ -137,11 +143,17 @@ pub fn enter(ctx: &TracePointContext) {
     }
 }
 
+/// The number of the call.
+#[inline(always)]
+pub fn number(ctx: &TracePointContext) -> Option<u32> {
+    // SAFETY: the context of a syscall tracepoint begins so.
+    unsafe { ctx.read_at(NR_AT) }.ok()
+}
+
 /// The row of the table for this call.
 #[inline(always)]
 fn syscall(ctx: &TracePointContext) -> Option<Syscall> {
-    // SAFETY: the context of a syscall tracepoint begins so.
-    let nr: u32 = unsafe { ctx.read_at(NR_AT) }.ok()?;
+    let nr = number(ctx)?;
     if nr >= SYSCALLS_LEN {
         return None;
     }
@@ -151,7 +163,7 @@ fn syscall(ctx: &TracePointContext) -> Option<Syscall> {
 
 /// One argument of the call, 0 for [`Syscall::NONE`].
 #[inline(always)]
-fn argument(ctx: &TracePointContext, index: u8) -> u64 {
+pub fn argument(ctx: &TracePointContext, index: u8) -> u64 {
     if index > 5 {
         return 0;
     }
@@ -205,6 +217,7 @@ fn record<'a>(call: &Pending, result: i64) -> Option<(Builder<FileOp>, &'a mut F
     file.result = result as i32;
     file.open_flags = call.flags;
     file.mode = call.mode;
+    file.extra = call.extra;
     file.op = call.op;
     Some((out, file))
 }
@@ -243,7 +256,9 @@ fn open(call: &Pending, result: i64) {
     let Some(path) = Path::of_file(opened) else {
         return;
     };
-    if !write && !config::send_all_reads() && !is_sensitive(&path, inode) {
+    let kind = read::<u16>(inode, offset!(inode_mode)).unwrap_or(0);
+    let device = device(kind, inode);
+    if !write && device == 0 && !config::send_all_reads() && !is_sensitive(&path, inode) {
         return;
     }
     let Some((out, file)) = record(call, result) else {
@@ -259,8 +274,35 @@ fn open(call: &Pending, result: i64) {
     if mode & FMODE_CREATED != 0 {
         file.state |= state::CREATED;
     }
+    if device != 0 {
+        file.state |= state::DEVICE;
+        file.extra = device;
+    }
     file.path_len = path.write(&out, flag::PATH_CUT).len;
     out.send(if write { Way::Bulk } else { Way::BulkSoon });
+}
+
+/// The device that an inode stands for, in the kernel's encoding; 0 for none, and for those that
+/// everybody opens all day (Documentation/admin-guide/devices.txt): null, zero, full, random, urandom,
+/// and terminals.
+#[inline(always)]
+fn device(mode: u16, inode: u64) -> u32 {
+    let kind = u32::from(mode) & S_IFMT;
+    if kind != S_IFCHR && kind != S_IFBLK {
+        return 0;
+    }
+    let device: u32 = read(inode, offset!(inode_rdev)).unwrap_or(0);
+    let (major, minor) = (device >> 20, device & 0xf_ffff);
+    let everyday = match major {
+        1 => matches!(minor, 3 | 5 | 7 | 8 | 9),
+        4 | 5 | 136..=143 => true,
+        _ => false,
+    };
+    if kind == S_IFCHR && everyday {
+        0
+    } else {
+        device
+    }
 }
 
 /// Whether an open for reading may be one that the policy wants to know of: by its inode, or by one
@@ -295,6 +337,10 @@ fn change(call: &Pending, result: i64) {
             if let Some(path) = Path::of_file(open) {
                 file.path_len = path.write(&out, flag::PATH_CUT).len;
             }
+        }
+        if call.plain2 != 0 {
+            file.state |= state::PLAIN2;
+            file.name2_len = string(&out, call.name2);
         }
     } else {
         if result >= 0 && call.parent != 0 {
@@ -354,7 +400,10 @@ fn names(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
     if absolute {
         file.state |= state::ABSOLUTE;
     }
-    if call.name2 != 0 {
+    if call.name2 != 0 && call.plain2 != 0 {
+        file.state |= state::PLAIN2;
+        file.name2_len = string(out, call.name2);
+    } else if call.name2 != 0 {
         let (base_len, name_len, absolute) = name(out, call.dir2, call.name2);
         file.base2_len = base_len;
         file.name2_len = name_len;
@@ -391,17 +440,23 @@ fn name(out: &Builder<FileOp>, dir: i32, name: u64) -> (u16, u16, bool) {
         Some(base) => base.write(out, flag::BASE_CUT).len,
         None => 0,
     };
+    (base_len, string(out, name), absolute)
+}
+
+/// Appends a string of the caller's, without its NUL.
+#[inline(always)]
+fn string(out: &Builder<FileOp>, from: u64) -> u16 {
     let Some(at) = out.room() else {
         out.flag(flag::NAME_CUT);
-        return (base_len, 0, absolute);
+        return 0;
     };
     // SAFETY: `room` gives PIECE_MAX bytes.
-    let n = unsafe { bpf_probe_read_user_str(at.cast(), PIECE_MAX as u32, name as *const _) };
+    let n = unsafe { bpf_probe_read_user_str(at.cast(), PIECE_MAX as u32, from as *const _) };
     if n <= 0 {
         out.flag(flag::FAULT);
-        return (base_len, 0, absolute);
+        return 0;
     }
     let len = mask::<{ PIECE_MAX - 1 }>(n as usize - 1);
     out.advance(len);
-    (base_len, len as u16, absolute)
+    len as u16
 }

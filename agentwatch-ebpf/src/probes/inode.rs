@@ -25,7 +25,7 @@ pub fn changed(ctx: &RawTracePointContext) {
     let pending = unsafe { &mut *pending };
     if !matches!(
         pending.op,
-        op::UNLINK | op::RENAME | op::CHMOD | op::TRUNCATE | op::LINK
+        op::UNLINK | op::RENAME | op::CHMOD | op::CHOWN | op::XATTR | op::TRUNCATE | op::LINK
     ) {
         return;
     }
@@ -34,8 +34,9 @@ pub fn changed(ctx: &RawTracePointContext) {
     if !path::touch(&mut touched, inode) {
         return;
     }
-    // The directories that lose and gain a name are changed too. Only a chmod is about a directory.
-    if pending.op != op::CHMOD && touched.mode & S_IFMT == S_IFDIR {
+    // The directories that lose and gain a name are changed too. Only these are about a directory.
+    let any_kind = matches!(pending.op, op::CHMOD | op::CHOWN | op::XATTR);
+    if !any_kind && touched.mode & S_IFMT == S_IFDIR {
         return;
     }
     let slot = if pending.touched[0].ino == 0 {

@@ -1,5 +1,6 @@
 //! The programs, by subject.
 
+pub mod call;
 pub mod cgroup;
 pub mod connect;
 pub mod exec;
@@ -7,5 +8,6 @@ pub mod file;
 pub mod inode;
 pub mod packet;
 pub mod process;
+pub mod signal;
 pub mod socket;
 pub mod tcp;

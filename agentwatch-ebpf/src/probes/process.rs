@@ -5,12 +5,12 @@ use agentwatch_common::{
     process::{Exit, Fork},
     tag::Task,
 };
-use aya_ebpf::programs::RawTracePointContext;
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
 
 use crate::{
     emit,
     kernel::{self, task},
-    maps::{TASKS, TRIGGERS},
+    maps::{CALLS, PENDING, TASKS, TRIGGERS},
     tag,
 };
 
@@ -43,12 +43,15 @@ pub fn fork(ctx: &RawTracePointContext) {
     header.tid = tgid;
     let child_cgroup = kernel::cgroup::of_task(child).unwrap_or(0);
     let parent_start_ns = parent.map_or(0, |parent: Task| parent.start_ns);
+    let namespaces = task::new_namespaces(ctx.arg(0), child);
     emit::prio(header, |fork: *mut Fork| {
         // SAFETY: reserved memory of this type.
         unsafe {
             fork.write(Fork {
                 parent_start_ns,
                 child_cgroup,
+                namespaces,
+                pad: 0,
             });
         };
     });
@@ -61,6 +64,10 @@ pub fn exit(ctx: &RawTracePointContext) {
         return;
     };
     let current: u64 = ctx.arg(0);
+    // A thread that is killed never returns from its call.
+    let id = bpf_get_current_pid_tgid();
+    let _ = PENDING.remove(&id);
+    let _ = CALLS.remove(&id);
     if !task::is_last_thread(current) {
         return;
     }
@@ -72,12 +79,14 @@ pub fn exit(ctx: &RawTracePointContext) {
     let _ = TRIGGERS.remove(&tgid);
     let (utime_ns, stime_ns) = task::cpu_ns(current);
     let status = task::exit_status(current);
+    let max_rss_pages = task::max_rss_pages(current);
     emit::prio(emit::header(kind::EXIT, &own), |exit: *mut Exit| {
         // SAFETY: reserved memory of this type.
         unsafe {
             exit.write(Exit {
                 utime_ns,
                 stime_ns,
+                max_rss_pages,
                 status,
                 pad: 0,
             });

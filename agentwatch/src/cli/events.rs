@@ -103,7 +103,18 @@ pub fn what(row: &Row) -> String {
             row.number("moved").unwrap_or(0),
             row.number("to").unwrap_or(0)
         ),
-        "connect" => format!("{protocol} to {remote}"),
+        // A unix socket's address is a path.
+        "connect" if row.path.is_some() => format!("{protocol} to {path}{failed}"),
+        "connect" => format!("{protocol} to {remote}{failed}"),
+        "bind" => format!(
+            "{protocol} at {}{failed}",
+            row.path.as_deref().or(row.local.as_deref()).unwrap_or("?")
+        ),
+        "signal" => format!(
+            "{} to {}",
+            row.number("signal").unwrap_or(0),
+            row.number("target_pid").unwrap_or(0)
+        ),
         "accept" => format!(
             "{protocol} from {remote} at {}",
             row.local.as_deref().unwrap_or("?")
@@ -148,8 +159,33 @@ pub fn what(row: &Row) -> String {
             row.path2.as_deref().unwrap_or("?")
         ),
         "chmod" => format!("{path}  to {:o}{failed}", row.number("mode").unwrap_or(0)),
-        _ => format!("{path}{failed}"),
+        "mount" => format!("{} at {path}{failed}", row.path2.as_deref().unwrap_or("?")),
+        "pivot_root" => format!(
+            "{path}, the old root at {}{failed}",
+            row.path2.as_deref().unwrap_or("?")
+        ),
+        "xattr" => format!("{path}  {}{failed}", row.told("attribute").unwrap_or("?")),
+        _ if row.path.is_some() => format!("{path}{failed}"),
+        _ => format!("{}{failed}", facts(row)),
     }
+}
+
+/// All that is known of a call, by name.
+fn facts(row: &Row) -> String {
+    let facts = row.detail.as_ref().and_then(serde_json::Value::as_object);
+    let words: Vec<String> = facts
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| match value {
+            serde_json::Value::String(text) => format!("{name} {text}"),
+            serde_json::Value::Array(list) => {
+                let list: Vec<&str> = list.iter().filter_map(serde_json::Value::as_str).collect();
+                format!("{name} {}", list.join(","))
+            }
+            other => format!("{name} {other}"),
+        })
+        .collect();
+    words.join("  ")
 }
 
 fn arrow(row: &Row) -> &'static str {

@@ -7,7 +7,7 @@ use super::{
     bytes::{Reader, Wire, reversed_path},
 };
 use crate::{
-    event::{File, FileOp, Inode, PathSource},
+    event::{Device, File, FileOp, Inode, PathSource},
     text::escape,
 };
 
@@ -23,6 +23,8 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
         open_flags,
         mode,
         state: bits,
+        extra,
+        pad2: _,
         op,
         path_len,
         base_len,
@@ -40,12 +42,22 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
 
     let by_caller = join(base, name);
     // The second name is always the caller's: nothing tells of a name that is to be.
-    let path2 = (!name2.is_empty()).then(|| join(base2, name2));
+    let plain2 = bits & state::PLAIN2 != 0;
+    let path2 = (!name2.is_empty()).then(|| {
+        if plain2 {
+            escape(name2)
+        } else {
+            join(base2, name2)
+        }
+    });
     // The kernel changes up to two inodes: which is which, their names tell.
     let (own, other) = assign(&target, &second, name, name2, op);
     let by_inode = bits & state::PATH_OF_INODE != 0;
     // These follow a link in the last component, so its name may be any.
-    let follows = matches!(op, FileOp::Chmod | FileOp::Truncate);
+    let follows = matches!(
+        op,
+        FileOp::Chmod | FileOp::Chown | FileOp::Xattr | FileOp::Truncate
+    );
     let by_kernel = !resolved.is_empty()
         && (!by_inode || follows || (own.ino == target.ino && is_leaf(&target, name)));
     let (path, path_source) = if op == FileOp::Symlink {
@@ -55,7 +67,15 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
     } else {
         (by_caller, PathSource::Caller)
     };
+    let (attribute, path2) = if op == FileOp::Xattr {
+        (path2, None)
+    } else {
+        (None, path2)
+    };
     let mut file = File {
+        attribute,
+        device: device(op, extra, bits),
+        owner: (op == FileOp::Chown).then(|| (owner(mode), owner(extra))),
         op,
         result,
         path,
@@ -88,6 +108,13 @@ fn operation(value: u16) -> Result<FileOp, DecodeError> {
         op::MKDIR => FileOp::Mkdir,
         op::LINK => FileOp::Link,
         op::SYMLINK => FileOp::Symlink,
+        op::CHOWN => FileOp::Chown,
+        op::XATTR => FileOp::Xattr,
+        op::MKNOD => FileOp::Mknod,
+        op::MOUNT => FileOp::Mount,
+        op::UMOUNT => FileOp::Umount,
+        op::PIVOT_ROOT => FileOp::PivotRoot,
+        op::CHROOT => FileOp::Chroot,
         other => {
             return Err(DecodeError::Value {
                 what: "a file operation",
@@ -95,6 +122,26 @@ fn operation(value: u16) -> Result<FileOp, DecodeError> {
             });
         }
     })
+}
+
+/// The device that was opened, in the kernel's encoding (include/linux/kdev_t.h), or made, in that of
+/// the call (`new_decode_dev` there).
+fn device(op: FileOp, extra: u32, bits: u32) -> Option<Device> {
+    if op == FileOp::Open && bits & state::DEVICE != 0 {
+        return Some(Device {
+            major: extra >> 20,
+            minor: extra & 0xf_ffff,
+        });
+    }
+    (op == FileOp::Mknod && extra != 0).then(|| Device {
+        major: extra >> 8 & 0xfff,
+        minor: extra & 0xff | extra >> 12 & 0xf_ff00,
+    })
+}
+
+/// A user or group of chown(2): -1 for one that stays.
+fn owner(id: u32) -> Option<u32> {
+    (id != u32::MAX).then_some(id)
 }
 
 /// Which of the changed inodes the call was about, and which a rename replaced.

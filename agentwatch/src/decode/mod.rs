@@ -2,13 +2,15 @@
 //! is read that is not there.
 
 mod bytes;
+mod call;
+mod exec;
 mod file;
 mod flow;
 
-use agentwatch_common::{exec, header::Header, header::flag, kind, loss, process};
+use agentwatch_common::{header::Header, header::flag, kind, loss, process};
 
-use crate::event::{AgentInfo, Event, Exec, Exit, Inode, Kind, ProcessKey, Seed, Tally};
-use bytes::{Reader, Wire, reversed_path, words};
+use crate::event::{AgentInfo, Event, Exit, Kind, ProcessKey, Seed, Tally};
+use bytes::{Reader, Wire, words};
 
 /// Why bytes are not an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,17 +96,20 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
 
 fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<Kind, DecodeError> {
     Ok(match kind {
-        kind::EXEC => Kind::Exec(Box::new(exec_event(reader, flags)?)),
+        kind::EXEC => Kind::Exec(Box::new(exec::exec(reader, flags)?)),
         kind::FORK => {
             let process::Fork {
                 parent_start_ns,
                 child_cgroup: _,
+                namespaces,
+                pad: _,
             } = reader.take()?;
             Kind::Fork {
                 parent: ProcessKey {
                     pid: ppid,
                     start_ns: parent_start_ns,
                 },
+                namespaces,
             }
         }
         kind::EXIT => Kind::Exit(exit(reader)?),
@@ -127,6 +132,8 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
         kind::FLOW_DATA => Kind::FlowData(Box::new(flow::data(reader)?)),
         kind::FLOW_CLOSE => Kind::FlowClose(flow::close(reader)?),
         kind::FILE => Kind::File(Box::new(file::file(reader)?)),
+        kind::CALL => Kind::Call(Box::new(call::call(reader, flags)?)),
+        kind::SIGNAL => Kind::Signal(call::signal(reader)?),
         kind::SEED => Kind::Seed(Box::new(seed(reader)?)),
         kind::AGENT => Kind::Agent(Box::new(agent(reader)?)),
         kind::TALLY => Kind::Tally(Box::new(tally(reader)?)),
@@ -135,47 +142,12 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
     })
 }
 
-fn exec_event(reader: &mut Reader<'_>, flags: u16) -> Result<Exec, DecodeError> {
-    let exec::Exec {
-        ino,
-        argv_total,
-        dev,
-        nlink,
-        argc,
-        mode: _,
-        path_len,
-        cwd_len,
-        filename_len,
-        interp_len,
-        argv_len,
-        pad: _,
-    } = reader.take()?;
-    let path = reversed_path(reader.bytes(path_len)?, flags & flag::PATH_CUT != 0);
-    let cwd = reversed_path(reader.bytes(cwd_len)?, flags & flag::BASE_CUT != 0);
-    let filename = bytes::text(reader.bytes(filename_len)?);
-    let interpreter = bytes::text(reader.bytes(interp_len)?);
-    let argv = words(
-        reader.bytes(argv_len)?,
-        usize::try_from(argc).unwrap_or(usize::MAX),
-    );
-    Ok(Exec {
-        path,
-        filename,
-        interpreter,
-        argv,
-        argv_total,
-        argv_cut: flags & flag::ARGV_CUT != 0,
-        cwd,
-        file: Inode { dev, ino },
-        nlink,
-    })
-}
-
 /// Splits a status as wait(2) has it.
 fn exit(reader: &mut Reader<'_>) -> Result<Exit, DecodeError> {
     let process::Exit {
         utime_ns,
         stime_ns,
+        max_rss_pages,
         status,
         pad: _,
     } = reader.take()?;
@@ -185,6 +157,7 @@ fn exit(reader: &mut Reader<'_>) -> Result<Exit, DecodeError> {
         signal: (signal != 0).then_some(signal),
         utime_ns,
         stime_ns,
+        max_rss_pages,
     })
 }
 
@@ -273,8 +246,6 @@ impl From<&loss::Tally> for Tally {
 // SAFETY: `repr(C)` structures of integers and byte arrays, asserted to have no padding: every bit
 // pattern is a value.
 unsafe impl Wire for Header {}
-// SAFETY: as above.
-unsafe impl Wire for exec::Exec {}
 // SAFETY: as above.
 unsafe impl Wire for process::Fork {}
 // SAFETY: as above.

@@ -78,7 +78,17 @@ impl Files {
                     self.set(at, Whose::Own);
                 }
             }
-            FileOp::Open | FileOp::Chmod | FileOp::Truncate => {}
+            FileOp::Mknod => self.set(&file.path, Whose::Own),
+            // These make no file and take none away.
+            FileOp::Open
+            | FileOp::Chmod
+            | FileOp::Chown
+            | FileOp::Xattr
+            | FileOp::Truncate
+            | FileOp::Mount
+            | FileOp::Umount
+            | FileOp::PivotRoot
+            | FileOp::Chroot => {}
         }
         before
     }
@@ -123,6 +133,9 @@ mod tests {
             path: path.to_owned(),
             path_source: PathSource::Kernel,
             path2: path2.map(str::to_owned),
+            attribute: None,
+            device: None,
+            owner: None,
             inode: None,
             replaced: None,
             nlink: 1,

@@ -41,7 +41,7 @@ impl Processes {
     /// Takes an event in.
     pub fn observe(&mut self, event: &Event) {
         match &event.kind {
-            Kind::Fork { parent } => {
+            Kind::Fork { parent, .. } => {
                 let parent = self.known(*parent);
                 let (exe, argv) = parent
                     .and_then(|key| self.by_key.get(&key))

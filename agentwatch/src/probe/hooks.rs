@@ -52,6 +52,12 @@ pub const RAW: &[RawTracepoint] = &[
         "moves between cgroups",
         true,
     ),
+    raw(
+        "signal_generate",
+        "signal_generate",
+        "signals to other processes",
+        true,
+    ),
     raw("inode_ctime_set", "inode_set_ctime_to_ts", INODES, false),
     raw("inode_ctime_xchg", "ctime_ns_xchg", INODES, false),
     raw("inode_ctime_skip", "ctime_xchg_skip", INODES, false),
@@ -87,6 +93,12 @@ pub const SOCKETS: &[SyscallTracepoint] = &[
 
 /// Programs at both ends of every call of [`super::syscalls`].
 pub const FILES: [(&str, &str); 2] = [("file_enter", "sys_enter_"), ("file_exit", "sys_exit_")];
+
+/// What `doctor` says of [`CALLS`].
+pub const OTHER_CALLS: &str = "sockets, credentials, namespaces, ptrace, bpf";
+
+/// Programs at both ends of every call of [`super::calls`].
+pub const CALLS: [(&str, &str); 2] = [("call_enter", "sys_enter_"), ("call_exit", "sys_exit_")];
 
 /// Programs that are attached to each agent's cgroup.
 pub const CGROUP: &[&str] = &[

@@ -1,6 +1,7 @@
 //! The kernel programs: loading, attaching, filling their maps. With `source.rs` the only place that
 //! names aya.
 
+pub mod calls;
 pub mod hooks;
 mod leave;
 pub mod offsets;
@@ -16,6 +17,7 @@ use std::{
 };
 
 use agentwatch_common::{
+    call::CallRow,
     config::Config,
     file::{InodeKey, LEAF_MAX, NameKey, Syscall},
     flow::{FlowKey, FlowState},
@@ -122,6 +124,10 @@ impl Probe {
         for row in syscalls::rows() {
             table.set(u32::try_from(row.number)?, row.call, 0)?;
         }
+        let mut table: Array<_, CallRow> = self.map("CALL_ROWS")?.try_into()?;
+        for row in calls::rows() {
+            table.set(u32::try_from(row.number)?, row.call, 0)?;
+        }
         Ok(())
     }
 
@@ -154,6 +160,19 @@ impl Probe {
                     &format!("tracepoint {tracepoint}"),
                     "files",
                     required,
+                    result,
+                )?;
+            }
+        }
+        // A kernel may be built without a call (modules, kexec): then nobody can make it.
+        for row in calls::rows().filter(|row| support::has_call(row.name)) {
+            for (program, prefix) in hooks::CALLS {
+                let tracepoint = format!("{prefix}{}", row.name);
+                let result = self.attach_syscall(program, &tracepoint);
+                self.note(
+                    &format!("tracepoint {tracepoint}"),
+                    hooks::OTHER_CALLS,
+                    false,
                     result,
                 )?;
             }

@@ -33,6 +33,18 @@ pub fn ensure_tracefs() -> Result<()> {
     })
 }
 
+/// Whether this kernel has a system call, by the name of its tracepoints.
+pub fn has_call(name: &str) -> bool {
+    [TRACEFS, "/sys/kernel/debug/tracing"]
+        .iter()
+        .any(|tracefs| {
+            Path::new(tracefs)
+                .join("events/syscalls")
+                .join(format!("sys_enter_{name}"))
+                .exists()
+        })
+}
+
 /// The folder where the cgroup v2 hierarchy is mounted.
 ///
 /// # Errors

@@ -23,6 +23,22 @@ const fn call(op: u16) -> Syscall {
     }
 }
 
+/// setxattr(2) and its kin: a name or a descriptor, then the attribute.
+const fn xattr(fd: u8, flags: u8) -> Syscall {
+    Syscall {
+        fd,
+        name: if fd == Syscall::NONE {
+            0
+        } else {
+            Syscall::NONE
+        },
+        name2: 1,
+        flags,
+        plain2: 1,
+        ..call(op::XATTR)
+    }
+}
+
 /// fchmodat2(2), since Linux 6.6; the number is the same on every architecture.
 const SYS_FCHMODAT2: libc::c_long = 452;
 /// `O_CREAT | O_WRONLY | O_TRUNC`, which creat(2) stands for.
@@ -163,6 +179,106 @@ const COMMON: &[Row] = &[
             ..call(op::SYMLINK)
         },
     ),
+    row(
+        "fchownat",
+        libc::SYS_fchownat,
+        Syscall {
+            dir: 0,
+            name: 1,
+            mode: 2,
+            extra: 3,
+            flags: 4,
+            ..call(op::CHOWN)
+        },
+    ),
+    row(
+        "fchown",
+        libc::SYS_fchown,
+        Syscall {
+            fd: 0,
+            mode: 1,
+            extra: 2,
+            ..call(op::CHOWN)
+        },
+    ),
+    row("setxattr", libc::SYS_setxattr, xattr(Syscall::NONE, 4)),
+    row("lsetxattr", libc::SYS_lsetxattr, xattr(Syscall::NONE, 4)),
+    row("fsetxattr", libc::SYS_fsetxattr, xattr(0, 4)),
+    row(
+        "removexattr",
+        libc::SYS_removexattr,
+        xattr(Syscall::NONE, Syscall::NONE),
+    ),
+    row(
+        "lremovexattr",
+        libc::SYS_lremovexattr,
+        xattr(Syscall::NONE, Syscall::NONE),
+    ),
+    row(
+        "fremovexattr",
+        libc::SYS_fremovexattr,
+        xattr(0, Syscall::NONE),
+    ),
+    row(
+        "mknodat",
+        libc::SYS_mknodat,
+        Syscall {
+            dir: 0,
+            name: 1,
+            mode: 2,
+            extra: 3,
+            ..call(op::MKNOD)
+        },
+    ),
+    row(
+        "mount",
+        libc::SYS_mount,
+        Syscall {
+            name: 1,
+            name2: 0,
+            flags: 3,
+            plain2: 1,
+            ..call(op::MOUNT)
+        },
+    ),
+    row(
+        "move_mount",
+        libc::SYS_move_mount,
+        Syscall {
+            dir: 2,
+            name: 3,
+            dir2: 0,
+            name2: 1,
+            flags: 4,
+            ..call(op::MOUNT)
+        },
+    ),
+    row(
+        "umount",
+        libc::SYS_umount2,
+        Syscall {
+            name: 0,
+            flags: 1,
+            ..call(op::UMOUNT)
+        },
+    ),
+    row(
+        "pivot_root",
+        libc::SYS_pivot_root,
+        Syscall {
+            name: 0,
+            name2: 1,
+            ..call(op::PIVOT_ROOT)
+        },
+    ),
+    row(
+        "chroot",
+        libc::SYS_chroot,
+        Syscall {
+            name: 0,
+            ..call(op::CHROOT)
+        },
+    ),
 ];
 
 /// Calls that newer architectures left out.
@@ -247,6 +363,36 @@ const OLDER: &[Row] = &[
             name: 0,
             name2: 1,
             ..call(op::SYMLINK)
+        },
+    ),
+    row(
+        "chown",
+        libc::SYS_chown,
+        Syscall {
+            name: 0,
+            mode: 1,
+            extra: 2,
+            ..call(op::CHOWN)
+        },
+    ),
+    row(
+        "lchown",
+        libc::SYS_lchown,
+        Syscall {
+            name: 0,
+            mode: 1,
+            extra: 2,
+            ..call(op::CHOWN)
+        },
+    ),
+    row(
+        "mknod",
+        libc::SYS_mknod,
+        Syscall {
+            name: 0,
+            mode: 1,
+            extra: 2,
+            ..call(op::MKNOD)
         },
     ),
 ];

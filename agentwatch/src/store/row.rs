@@ -3,7 +3,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::event::{Endpoint, Event, Inode, Kind, PathSource, Protocol};
+use crate::event::{
+    self, Call, CallOp, Endpoint, Event, ExecMeans, Inode, Kind, PathSource, Protocol,
+    SocketAddress,
+};
 
 /// A row of the table of events, and a line of `agentwatch events -o json`: the names of the fields
 /// are a contract. What an event does not have is absent.
@@ -126,12 +129,35 @@ impl Row {
                 if exec.nlink == 0 {
                     detail["nameless"] = true.into();
                 }
+                if exec.means != ExecMeans::File {
+                    detail["means"] = exec.means.name().into();
+                }
+                match &exec.means {
+                    ExecMeans::Script { script } => detail["script"] = script.clone().into(),
+                    ExecMeans::Loader { program } => detail["program"] = program.clone().into(),
+                    _ => {}
+                }
+                if exec.credentials.euid != exec.credentials.uid {
+                    detail["euid"] = exec.credentials.euid.into();
+                }
+                for (name, value) in &exec.environment {
+                    detail["env"][name] = value.clone().into();
+                }
                 self.detail = Some(detail);
             }
-            Kind::Fork { parent } => self.ppid = parent.pid,
+            Kind::Fork { parent, namespaces } => {
+                self.ppid = parent.pid;
+                if *namespaces != 0 {
+                    let names = event::namespaces(u64::from(*namespaces));
+                    self.detail = Some(json!({"namespaces": names}));
+                }
+            }
             Kind::Exit(exit) => {
                 self.result = exit.code.map(i32::from);
-                let mut detail = json!({"user_ns": exit.utime_ns, "system_ns": exit.stime_ns});
+                let mut detail = json!({
+                    "user_ns": exit.utime_ns, "system_ns": exit.stime_ns,
+                    "max_rss_pages": exit.max_rss_pages,
+                });
                 if let Some(signal) = exit.signal {
                     detail["signal"] = signal.into();
                 }
@@ -183,7 +209,24 @@ impl Row {
                 if let Some(Inode { dev, ino }) = file.replaced {
                     detail["replaced"] = json!({"dev": dev, "ino": ino});
                 }
+                if let Some(attribute) = &file.attribute {
+                    detail["attribute"] = attribute.clone().into();
+                }
+                if let Some(device) = file.device {
+                    detail["device"] = device.to_string().into();
+                }
+                if let Some((user, group)) = file.owner {
+                    detail["owner"] = json!({"uid": user, "gid": group});
+                }
                 self.detail = Some(detail);
+            }
+            Kind::Call(call) => self.call(call),
+            Kind::Signal(signal) => {
+                self.detail = Some(json!({
+                    "signal": signal.signal, "target_pid": signal.target.pid,
+                    "target_start_ns": signal.target.start_ns,
+                    "target_agent": signal.target_agent, "delivered": signal.delivered,
+                }));
             }
             Kind::Seed(seed) => {
                 self.path = Some(seed.path.clone());
@@ -192,6 +235,25 @@ impl Row {
             }
             Kind::Agent(_) | Kind::Tally(_) => {}
         }
+    }
+
+    fn call(&mut self, call: &Call) {
+        self.result = Some(i32::try_from(call.result).unwrap_or(0));
+        let mut detail = call.facts();
+        if let Some(text) = &call.text {
+            detail["name"] = text.clone().into();
+        }
+        if let Some(address) = &call.address {
+            self.protocol = Some(address.protocol().to_owned());
+            let text = Some(address.to_string());
+            match (call.op, address) {
+                // Where a unix socket is, is a file.
+                (_, SocketAddress::Unix(path)) => self.path = Some(path.clone()),
+                (CallOp::Bind, _) => self.local = text,
+                _ => self.remote = text,
+            }
+        }
+        self.detail = Some(detail);
     }
 
     fn file(&mut self, inode: Option<Inode>) {

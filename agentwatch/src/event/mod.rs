@@ -1,9 +1,17 @@
 //! The events, as everything after `decode` sees them. Texts are escaped already (see `text.rs`):
 //! they can be printed and compared as they are.
 
+mod call;
+mod exec;
+mod file;
+
 use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
+
+pub use call::{Call, CallOp, Credentials, Signal, SocketAddress, namespaces};
+pub use exec::{ENVIRONMENT, Exec, ExecMeans};
+pub use file::{Device, File, FileOp, PathSource};
 
 /// A process: its id, and when it started, since ids are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -51,6 +59,8 @@ pub enum Kind {
     Fork {
         /// Who made it.
         parent: ProcessKey,
+        /// Namespaces that are not the parent's, `CLONE_NEW…` flags: see [`namespaces`].
+        namespaces: u32,
     },
     /// A process ended.
     Exit(Exit),
@@ -77,6 +87,10 @@ pub enum Kind {
     FlowClose(FlowClose),
     /// A call upon a file.
     File(Box<File>),
+    /// A call that is no file's and no flow's.
+    Call(Box<Call>),
+    /// A signal to another process.
+    Signal(Signal),
     /// A process that ran already.
     Seed(Box<Seed>),
     /// An agent is watched from here on.
@@ -100,6 +114,8 @@ impl Kind {
             Self::FlowData(_) => "flow_data",
             Self::FlowClose(_) => "flow_close",
             Self::File(file) => file.op.name(),
+            Self::Call(call) => call.op.name(),
+            Self::Signal(_) => "signal",
             Self::Seed(_) => "seed",
             Self::Agent(_) => "agent",
             Self::Tally(_) => "tally",
@@ -127,31 +143,37 @@ impl Kind {
         "mkdir",
         "link",
         "symlink",
+        "chown",
+        "xattr",
+        "mknod",
+        "mount",
+        "umount",
+        "pivot_root",
+        "chroot",
+        "signal",
+        "socket",
+        "bind",
+        "ptrace",
+        "process_vm_read",
+        "process_vm_write",
+        "pidfd_getfd",
+        "unshare",
+        "setns",
+        "memfd_create",
+        "prctl",
+        "bpf",
+        "module_load",
+        "module_unload",
+        "io_uring_setup",
+        "setuid",
+        "setgid",
+        "capset",
+        "perf_event_open",
+        "userfaultfd",
+        "kexec",
+        "fsopen",
         "seed",
     ];
-}
-
-/// A program that was started.
-#[derive(Debug, Clone)]
-pub struct Exec {
-    /// Resolved path of the binary that runs: for a script, its interpreter.
-    pub path: String,
-    /// The file name as the caller gave it: for a script, the script.
-    pub filename: String,
-    /// What the kernel loaded in the end, as named by a script's first line.
-    pub interpreter: String,
-    /// The arguments.
-    pub argv: Vec<String>,
-    /// Bytes of the arguments before any cut.
-    pub argv_total: u64,
-    /// Arguments were cut.
-    pub argv_cut: bool,
-    /// Working directory.
-    pub cwd: String,
-    /// The binary.
-    pub file: Inode,
-    /// Hard links of the binary: 0 for one that has no name any more, a memfd say.
-    pub nlink: u32,
 }
 
 /// A file by its device and number.
@@ -180,6 +202,8 @@ pub struct Exit {
     pub utime_ns: u64,
     /// System CPU time, nanoseconds.
     pub stime_ns: u64,
+    /// The most memory that it had at once, pages.
+    pub max_rss_pages: u64,
 }
 
 /// An address and a port.
@@ -312,97 +336,6 @@ pub struct FlowClose {
     pub established: bool,
     /// It is open still, at the end of the watching.
     pub alive: bool,
-}
-
-/// What was done to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FileOp {
-    /// Opened.
-    Open,
-    /// A name removed.
-    Unlink,
-    /// A directory removed.
-    Rmdir,
-    /// Renamed.
-    Rename,
-    /// Its mode changed.
-    Chmod,
-    /// Cut or extended.
-    Truncate,
-    /// A directory made.
-    Mkdir,
-    /// A second name made.
-    Link,
-    /// A symbolic link made.
-    Symlink,
-}
-
-impl FileOp {
-    /// The stable name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Unlink => "unlink",
-            Self::Rmdir => "rmdir",
-            Self::Rename => "rename",
-            Self::Chmod => "chmod",
-            Self::Truncate => "truncate",
-            Self::Mkdir => "mkdir",
-            Self::Link => "link",
-            Self::Symlink => "symlink",
-        }
-    }
-}
-
-/// How a path came to be known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathSource {
-    /// From the kernel's dentries: symlinks and `..` are resolved.
-    Kernel,
-    /// From the caller's string and the kernel's idea of the directory it is relative to: `.` and
-    /// `..` are removed, symlinks within the string are not followed.
-    Caller,
-}
-
-/// A call upon a file.
-#[derive(Debug, Clone)]
-pub struct File {
-    /// What.
-    pub op: FileOp,
-    /// 0 or a descriptor, or a negative errno.
-    pub result: i32,
-    /// The file. For a symbolic link its target, as written.
-    pub path: String,
-    /// How `path` is known.
-    pub path_source: PathSource,
-    /// The second path of a rename or link; where a symbolic link is.
-    pub path2: Option<String>,
-    /// The file, where the kernel told.
-    pub inode: Option<Inode>,
-    /// The file that a rename replaced, where the kernel told.
-    pub replaced: Option<Inode>,
-    /// Hard links before the call had its full effect.
-    pub nlink: u32,
-    /// `st_mode` of the file, 0 where it is not known.
-    pub file_mode: u32,
-    /// The mode asked for.
-    pub mode: u32,
-    /// Flags of the call.
-    pub flags: u32,
-    /// Bytes after the call, where they are known.
-    pub size: u64,
-    /// The open made it.
-    pub created: bool,
-    /// Opened for writing.
-    pub write: bool,
-}
-
-impl File {
-    /// A rename that exchanges two files: both are there afterwards (renameat2(2)).
-    pub fn exchanges(&self) -> bool {
-        const RENAME_EXCHANGE: u32 = 2;
-        self.op == FileOp::Rename && self.flags & RENAME_EXCHANGE != 0
-    }
 }
 
 /// A process that ran already.

@@ -1,0 +1,192 @@
+//! Calls that are no file's and no flow's. One pair of programs for all of them, by a table: at entry
+//! the arguments are remembered, at exit the record is made.
+
+use agentwatch_common::{
+    call::{ADDRESS_MAX, Call, CallRow, TEXT_MAX, op},
+    file::SYSCALLS as SYSCALLS_LEN,
+    header::flag,
+    kind,
+    loss::counter,
+    tag::Task,
+};
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_probe_read_user as read_user, bpf_probe_read_user_str},
+    },
+    programs::TracePointContext,
+};
+
+use super::file::{argument, number, result};
+use crate::{
+    emit::{self, Builder, Way, mask},
+    kernel::{
+        sock::{AF_INET, AF_INET6},
+        task,
+    },
+    maps::{CALL_ROWS, CALLS},
+    tag,
+};
+
+/// `AF_UNSPEC` of <sys/socket.h>: a connect with it takes the peer away.
+const AF_UNSPEC: u16 = 0;
+
+/// A call that has been entered and has not returned.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Entered {
+    task: Task,
+    args: [u64; 6],
+    row: CallRow,
+}
+
+/// `sys_enter_*` of the calls in the table.
+#[inline(always)]
+pub fn enter(ctx: &TracePointContext) {
+    let Some(own) = tag::current() else {
+        return;
+    };
+    let Some(row) = number(ctx)
+        .filter(|nr| *nr < SYSCALLS_LEN)
+        .and_then(|nr| CALL_ROWS.get(nr))
+        .copied()
+    else {
+        return;
+    };
+    if row.op == 0 {
+        return;
+    }
+    if row.filter != CallRow::NONE {
+        let value = argument(ctx, row.filter);
+        let told = if value < 64 {
+            row.told >> value & 1 != 0
+        } else {
+            value == u64::from(row.also)
+        };
+        if !told {
+            return;
+        }
+    }
+    let call = Entered {
+        task: own,
+        args: [
+            argument(ctx, 0),
+            argument(ctx, 1),
+            argument(ctx, 2),
+            argument(ctx, 3),
+            argument(ctx, 4),
+            argument(ctx, 5),
+        ],
+        row,
+    };
+    if CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0).is_err() {
+        emit::count(own.agent, counter::EMITTED);
+        emit::count(own.agent, counter::LOST_CALLS_FULL);
+    }
+}
+
+/// `sys_exit_*` of the calls in the table.
+#[inline(always)]
+pub fn exit(ctx: &TracePointContext) {
+    let id = bpf_get_current_pid_tgid();
+    // SAFETY: this thread's own entry: nobody else writes it while the thread is here.
+    let Some(call) = CALLS.get_ptr(&id).map(|call| unsafe { &*call }) else {
+        return;
+    };
+    returned(call, result(ctx));
+    let _ = CALLS.remove(&id);
+}
+
+#[inline(always)]
+fn returned(call: &Entered, result: i64) {
+    let Entered { task, args, row } = call;
+    // The caller's memory is read once: what is looked at here is what is sent.
+    let mut family = AF_UNSPEC;
+    let address = pick(args, row.address);
+    if address != 0 {
+        // SAFETY: two bytes of the stack; the helper checks the address.
+        unsafe { read_user((&raw mut family).cast(), 2, address as *const _) };
+    }
+    if row.op == op::CONNECT && (family == AF_INET || family == AF_INET6 || family == AF_UNSPEC) {
+        return; // a flow, which its own programs tell of
+    }
+    let Some(out) = Builder::<Call>::new(kind::CALL, task) else {
+        return;
+    };
+    let payload = out.payload();
+    payload.args = *args;
+    payload.result = result;
+    payload.op = row.op;
+    payload.credentials = task::credentials(task::current());
+    if row.text != CallRow::NONE
+        && (row.filter == CallRow::NONE || pick(args, row.filter) == u64::from(row.text_if))
+    {
+        payload.text_len = text(&out, pick(args, row.text));
+    }
+    if address != 0 {
+        payload.address_len = socket_address(&out, address, pick(args, row.address_len), family);
+    }
+    out.send(if row.urgent != 0 {
+        Way::Prio
+    } else {
+        Way::Bulk
+    });
+}
+
+/// One of six, 0 for [`CallRow::NONE`].
+#[inline(always)]
+fn pick(args: &[u64; 6], index: u8) -> u64 {
+    // By comparisons: the verifier follows those, and no index is out of bounds.
+    match index {
+        0 => args[0],
+        1 => args[1],
+        2 => args[2],
+        3 => args[3],
+        4 => args[4],
+        5 => args[5],
+        _ => 0,
+    }
+}
+
+/// Appends a string of the caller's, without its NUL.
+#[inline(always)]
+fn text(out: &Builder<Call>, from: u64) -> u16 {
+    let Some(at) = out.room() else {
+        return 0;
+    };
+    // SAFETY: `room` gives more bytes than TEXT_MAX.
+    let n = unsafe { bpf_probe_read_user_str(at.cast(), TEXT_MAX as u32, from as *const _) };
+    if n <= 0 {
+        out.flag(flag::FAULT);
+        return 0;
+    }
+    if n as usize == TEXT_MAX {
+        out.flag(flag::NAME_CUT);
+    }
+    let len = mask::<{ TEXT_MAX - 1 }>(n as usize - 1);
+    out.advance(len);
+    len as u16
+}
+
+/// Appends a socket address: its family as it was looked at, the rest from the caller.
+#[inline(always)]
+fn socket_address(out: &Builder<Call>, from: u64, len: u64, family: u16) -> u16 {
+    let Some(at) = out.room() else {
+        return 0;
+    };
+    let len = if len as u32 as usize >= ADDRESS_MAX {
+        ADDRESS_MAX - 1
+    } else {
+        len as u32 as usize
+    };
+    let len = mask::<{ ADDRESS_MAX - 1 }>(len);
+    // SAFETY: `room` gives more bytes than ADDRESS_MAX.
+    if unsafe { read_user(at.cast(), len as u32, from as *const _) } != 0 {
+        out.flag(flag::FAULT);
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe { at.cast::<u16>().write_unaligned(family) };
+    out.advance(len);
+    len as u16
+}
