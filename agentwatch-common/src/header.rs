@@ -87,7 +87,9 @@ pub mod kind {
     // 23 to 31 are reserved for sockets.
     /// [`crate::file::FileOp`]
     pub const FILE: u16 = 32;
-    // 33 to 47 are reserved for files, 48 to 63 for devices.
+    /// [`crate::budget::Stopped`]
+    pub const STOPPED: u16 = 33;
+    // 34 to 47 are reserved for files, 48 to 63 for devices.
     /// [`crate::process::Seed`]: a process as `/proc` had it at the start.
     pub const SEED: u16 = 64;
     /// [`crate::process::AgentInfo`]: an agent is watched from here on.

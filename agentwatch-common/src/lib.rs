@@ -6,6 +6,7 @@
 //! compiled by different compilers. Numbers are never reused for another meaning.
 #![no_std]
 
+pub mod budget;
 pub mod call;
 pub mod config;
 pub mod exec;

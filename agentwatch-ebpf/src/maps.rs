@@ -1,6 +1,7 @@
 //! Every map and global, its size, and what it means that it is full.
 
 use agentwatch_common::{
+    budget::{Budget, OwnKey},
     call::CallRow,
     config::Config,
     file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall},
@@ -82,6 +83,15 @@ pub static CALL_ROWS: Array<CallRow> = Array::with_max_entries(SYSCALLS_LEN, 0);
 /// Such calls in flight, by `pid_tgid`. Full: counted as `LOST_CALLS_FULL`.
 #[map]
 pub static CALLS: HashMap<u64, Entered> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// Agent → what it may still take away. Filled by userspace; without an entry there is no budget.
+#[map]
+pub static BUDGETS: HashMap<u32, Budget> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// What the agents made. The least recently used goes when it is full: it counts against the budget
+/// then, and userspace, which remembers more, lets the process go on.
+#[map]
+pub static OWN: LruHashMap<OwnKey, u8> = LruHashMap::with_max_entries(65536, 0);
 
 /// Counters by agent. Full: new agents are not counted; there is room for 4096 / ~12 of them.
 #[map]

@@ -6,9 +6,9 @@ use crate::{
     decode,
     detect::{Detection, Detectors},
     enrich::World,
-    event::{Event, FileOp, Kind, ProcessKey},
-    finding::{Finding, Response},
-    policy::Policy,
+    event::{Event, FileOp, Kind, ProcessKey, Stopped},
+    finding::{Action, Finding, Response},
+    policy::{MassDeletion, Mode, Policy},
     respond::{self, cgroup::AgentCgroup},
 };
 
@@ -30,6 +30,8 @@ pub trait Sink {
     fn finding(&mut self, finding: &Finding);
     /// The cgroup that may be acted upon, `None` in a replay.
     fn cgroup(&self) -> Option<&AgentCgroup>;
+    /// Lets a process go on that the kernel stopped, with so much more budget for its agent.
+    fn resume(&mut self, event: &Event, stopped: Stopped, left: u64);
     /// The agent's processes that are alive; asked once its cgroup is empty.
     fn survivors(&self, agent: u32) -> Vec<ProcessKey>;
 }
@@ -77,7 +79,25 @@ impl Pipeline {
             let finding = self.finding(&event, detection, response);
             sink.finding(&finding);
         }
+        // Where it was a mass deletion, that has been found by now, from the calls before.
+        if let Kind::Stopped(stopped) = event.kind {
+            let left = self.detectors.deletions_left(
+                event.agent,
+                stopped.workspace,
+                event.time_ns,
+                &self.policy,
+            );
+            sink.resume(&event, stopped, left);
+        }
         sink.event(&event, &self.world);
+    }
+
+    /// The deletion budget that the kernel is to hold itself: where the policy stops an agent that is
+    /// past it.
+    pub fn deletion_budget(&self) -> Option<MassDeletion> {
+        let limits = self.policy.detectors.mass_deletion;
+        let acts = self.policy.mode == Mode::Enforce && limits.action >= Action::Kill;
+        (limits.enabled && acts).then_some(limits)
     }
 
     fn finding(&self, event: &Event, detection: Detection, response: Response) -> Finding {

@@ -9,7 +9,7 @@ use agentwatch_common::{kind, tag::Task};
 
 use crate::{
     enrich::World,
-    event::{Event, Kind, ProcessKey, Tally},
+    event::{Event, Kind, ProcessKey, Stopped, Tally},
     finding::Finding,
     pipeline::{Pipeline, Sink},
     policy::{Policy, Prefilter},
@@ -114,6 +114,10 @@ impl Session {
             killed_by: None,
         };
         session.introduce(&name, workspace.as_deref());
+        if let Some(limits) = session.pipeline.deletion_budget() {
+            let workspace = workspace.as_deref().and_then(device_inode);
+            probe.budget(AGENT, &limits, workspace)?;
+        }
         probe.watch(AGENT, session.cgroup.path(), session.cgroup.id)?;
         session.take_in_members(&mut probe)?;
         session.probe = Some(probe);
@@ -226,7 +230,7 @@ impl Session {
             account,
             notices,
             cgroup,
-            probe: probe.as_ref(),
+            probe: probe.as_mut(),
             killed_by,
         };
         for record in batch.iter() {
@@ -312,7 +316,7 @@ struct Outlet<'a> {
     account: &'a mut Account,
     notices: &'a mut Notices,
     cgroup: &'a AgentCgroup,
-    probe: Option<&'a Probe>,
+    probe: Option<&'a mut Probe>,
     killed_by: &'a mut Option<Finding>,
 }
 
@@ -343,8 +347,24 @@ impl Sink for Outlet<'_> {
         Some(self.cgroup)
     }
 
+    fn resume(&mut self, event: &Event, stopped: Stopped, left: u64) {
+        if self.killed_by.is_some() {
+            return;
+        }
+        let refilled = match &mut self.probe {
+            Some(probe) => probe.refill(event.agent, stopped, left),
+            None => Ok(()),
+        };
+        if let Err(error) = refilled.and_then(|()| respond::resume(event.process)) {
+            self.notices.write(&format!(
+                "agentwatch: process {} was stopped and cannot be resumed: {error:#}\n",
+                event.process.pid
+            ));
+        }
+    }
+
     fn survivors(&self, agent: u32) -> Vec<ProcessKey> {
-        members(self.probe, agent)
+        members(self.probe.as_deref(), agent)
     }
 }
 

@@ -13,6 +13,7 @@ use aya_ebpf::{
     programs::TracePointContext,
 };
 
+use super::budget;
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
@@ -42,6 +43,8 @@ const FMODE_PATH: u32 = 1 << 14;
 const FMODE_CREATED: u32 = 1 << 20;
 /// `O_ACCMODE` of <fcntl.h>; 0 of it is `O_RDONLY`.
 const O_ACCMODE: u32 = 3;
+/// `O_TRUNC` of <fcntl.h>: the same number wherever Linux has BPF.
+const O_TRUNC: u32 = 0o1000;
 
 /// `S_IFMT` and `S_IFDIR` of <sys/stat.h>.
 pub const S_IFMT: u32 = 0o170_000;
@@ -273,13 +276,25 @@ fn open(call: &Pending, result: i64) {
     };
     if mode & FMODE_CREATED != 0 {
         file.state |= state::CREATED;
+        if let Some(key) = path::inode_key(inode) {
+            budget::made(call.task.agent, key);
+        }
     }
     if device != 0 {
         file.state |= state::DEVICE;
         file.extra = device;
     }
     file.path_len = path.write(&out, flag::PATH_CUT).len;
-    out.send(if write { Way::Bulk } else { Way::BulkSoon });
+    let truncates = write && call.flags & O_TRUNC != 0 && mode & FMODE_CREATED == 0;
+    out.send(if write && !truncates {
+        Way::Bulk
+    } else {
+        Way::BulkSoon
+    });
+    if truncates && let Some(key) = path::inode_key(inode) {
+        let folder = read(path.dentry, offset!(dentry_parent)).unwrap_or(0);
+        budget::take_away(&call.task, budget::is_own(call.task.agent, key), folder);
+    }
 }
 
 /// The device that an inode stands for, in the kernel's encoding; 0 for none, and for those that
@@ -350,6 +365,10 @@ fn change(call: &Pending, result: i64) {
     }
     let destroys = matches!(call.op, op::UNLINK | op::RENAME | op::TRUNCATE);
     out.send(if destroys { Way::BulkSoon } else { Way::Bulk });
+    // After the record: who is asked whether the process may go on has seen why.
+    if destroys && result >= 0 {
+        budget::spend(call);
+    }
 }
 
 /// Appends the path of the first inode that the call changed: its name when it was changed, then its

@@ -3,6 +3,7 @@
 use agentwatch_common::file::op;
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
 
+use super::budget;
 use crate::{
     kernel::{offset, path, read},
     maps::PENDING,
@@ -23,13 +24,22 @@ pub fn changed(ctx: &RawTracePointContext) {
     };
     // SAFETY: this thread's own entry: only its calls write it, and it is in one.
     let pending = unsafe { &mut *pending };
+    let inode: u64 = ctx.arg(0);
+    // An inode that has no name yet is being made.
+    if matches!(pending.op, op::MKDIR | op::MKNOD | op::SYMLINK) {
+        if dentry(inode).is_none()
+            && let Some(key) = path::inode_key(inode)
+        {
+            budget::made(pending.task.agent, key);
+        }
+        return;
+    }
     if !matches!(
         pending.op,
         op::UNLINK | op::RENAME | op::CHMOD | op::CHOWN | op::XATTR | op::TRUNCATE | op::LINK
     ) {
         return;
     }
-    let inode: u64 = ctx.arg(0);
     let mut touched = path::UNTOUCHED;
     if !path::touch(&mut touched, inode) {
         return;

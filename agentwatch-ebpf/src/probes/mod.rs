@@ -1,5 +1,6 @@
 //! The programs, by subject.
 
+pub mod budget;
 pub mod call;
 pub mod cgroup;
 pub mod connect;

@@ -110,6 +110,10 @@ pub fn what(row: &Row) -> String {
             "{protocol} at {}{failed}",
             row.path.as_deref().or(row.local.as_deref()).unwrap_or("?")
         ),
+        "stopped" => format!(
+            "past its deletion budget {} its workspace",
+            if row.is("workspace") { "in" } else { "outside" }
+        ),
         "signal" => format!(
             "{} to {}",
             row.number("signal").unwrap_or(0),

@@ -8,7 +8,7 @@ use clap::Args;
 use super::Output;
 use crate::{
     enrich::World,
-    event::{Event, Kind, ProcessKey},
+    event::{Event, Kind, ProcessKey, Stopped},
     finding::Finding,
     pipeline::{Pipeline, Sink},
     policy::Policy,
@@ -69,6 +69,8 @@ impl Sink for Collected {
     fn cgroup(&self) -> Option<&AgentCgroup> {
         None
     }
+
+    fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
 
     fn survivors(&self, _: u32) -> Vec<ProcessKey> {
         Vec::new()

@@ -7,9 +7,9 @@ mod exec;
 mod file;
 mod flow;
 
-use agentwatch_common::{header::Header, header::flag, kind, loss, process};
+use agentwatch_common::{budget, header::Header, header::flag, kind, loss, process};
 
-use crate::event::{AgentInfo, Event, Exit, Kind, ProcessKey, Seed, Tally};
+use crate::event::{AgentInfo, Event, Exit, Kind, ProcessKey, Seed, Stopped, Tally};
 use bytes::{Reader, Wire, words};
 
 /// Why bytes are not an event.
@@ -134,6 +134,13 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
         kind::FILE => Kind::File(Box::new(file::file(reader)?)),
         kind::CALL => Kind::Call(Box::new(call::call(reader, flags)?)),
         kind::SIGNAL => Kind::Signal(call::signal(reader)?),
+        kind::STOPPED => {
+            let budget::Stopped { place, stopped } = reader.take()?;
+            Kind::Stopped(Stopped {
+                workspace: place == budget::place::WORKSPACE as u32,
+                stopped: stopped != 0,
+            })
+        }
         kind::SEED => Kind::Seed(Box::new(seed(reader)?)),
         kind::AGENT => Kind::Agent(Box::new(agent(reader)?)),
         kind::TALLY => Kind::Tally(Box::new(tally(reader)?)),
@@ -246,6 +253,8 @@ impl From<&loss::Tally> for Tally {
 // SAFETY: `repr(C)` structures of integers and byte arrays, asserted to have no padding: every bit
 // pattern is a value.
 unsafe impl Wire for Header {}
+// SAFETY: as above.
+unsafe impl Wire for budget::Stopped {}
 // SAFETY: as above.
 unsafe impl Wire for process::Fork {}
 // SAFETY: as above.

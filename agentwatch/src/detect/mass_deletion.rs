@@ -153,6 +153,22 @@ impl MassDeletion {
     }
 }
 
+impl MassDeletion {
+    /// How many files an agent may still remove before that is a finding.
+    pub fn left(&mut self, agent: u32, workspace: bool, now_ns: u64, policy: &Policy) -> u64 {
+        let limits = &policy.detectors.mass_deletion;
+        let length_ns = u64::try_from(limits.window.as_nanos()).unwrap_or(u64::MAX);
+        let budgets = self.agents.entry(agent).or_default();
+        let (window, limit) = if workspace {
+            (&mut budgets.workspace, limits.workspace_max_files)
+        } else {
+            (&mut budgets.outside, limits.max_files)
+        };
+        window.forget(now_ns.saturating_sub(length_ns));
+        limit.saturating_sub(window.removed.len() as u64)
+    }
+}
+
 /// What a rename took to another folder, if it was not the agent's own. An exchange takes two.
 fn moved_away(file: &File, before: Before) -> Option<&str> {
     let to = file

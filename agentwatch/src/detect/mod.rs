@@ -59,6 +59,19 @@ impl Detectors {
     }
 }
 
+impl Detectors {
+    /// How many files an agent may still remove before that is a mass deletion.
+    pub fn deletions_left(
+        &mut self,
+        agent: u32,
+        workspace: bool,
+        now_ns: u64,
+        policy: &Policy,
+    ) -> u64 {
+        self.mass_deletion.left(agent, workspace, now_ns, policy)
+    }
+}
+
 /// Evidence from an event.
 fn evidence(event: &Event, what: String) -> Evidence {
     Evidence {

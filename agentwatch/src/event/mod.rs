@@ -87,6 +87,8 @@ pub enum Kind {
     FlowClose(FlowClose),
     /// A call upon a file.
     File(Box<File>),
+    /// A process was stopped by the kernel: its agent took away more than its budget.
+    Stopped(Stopped),
     /// A call that is no file's and no flow's.
     Call(Box<Call>),
     /// A signal to another process.
@@ -116,6 +118,7 @@ impl Kind {
             Self::File(file) => file.op.name(),
             Self::Call(call) => call.op.name(),
             Self::Signal(_) => "signal",
+            Self::Stopped(_) => "stopped",
             Self::Seed(_) => "seed",
             Self::Agent(_) => "agent",
             Self::Tally(_) => "tally",
@@ -150,6 +153,7 @@ impl Kind {
         "umount",
         "pivot_root",
         "chroot",
+        "stopped",
         "signal",
         "socket",
         "bind",
@@ -336,6 +340,15 @@ pub struct FlowClose {
     pub established: bool,
     /// It is open still, at the end of the watching.
     pub alive: bool,
+}
+
+/// The kernel stopped a process at its next call, since its agent is past the deletion budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// What it took away was in the agent's workspace.
+    pub workspace: bool,
+    /// It was stopped: else the kernel refused to.
+    pub stopped: bool,
 }
 
 /// A process that ran already.

@@ -150,7 +150,7 @@ impl Default for MassDeletion {
             enabled: true,
             action: Action::Kill,
             window: Duration::from_secs(60),
-            max_files: 50,
+            max_files: 40,
             workspace_max_files: 1000,
         }
     }

@@ -1,6 +1,7 @@
 //! The kernel programs: loading, attaching, filling their maps. With `source.rs` the only place that
 //! names aya.
 
+mod budget;
 pub mod calls;
 pub mod hooks;
 mod leave;

@@ -4,10 +4,17 @@ pub mod cgroup;
 
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal},
+};
+
 use crate::{
     event::ProcessKey,
     finding::{Action, Response, Severity},
     policy::{Mode, Policy},
+    probe::seed,
 };
 use cgroup::AgentCgroup;
 
@@ -81,6 +88,24 @@ pub fn respond(
         ordered_us,
         empty_us,
         outside,
+    }
+}
+
+/// Lets a process go on that was stopped. One that is gone meanwhile needs nothing.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn resume(process: ProcessKey) -> Result<()> {
+    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
+    if !seed::started_at(process) {
+        return Ok(());
+    }
+    match rustix::process::kill_process(pid, Signal::CONT) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).context("cannot send SIGCONT"),
     }
 }
 

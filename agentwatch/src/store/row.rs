@@ -220,6 +220,11 @@ impl Row {
                 }
                 self.detail = Some(detail);
             }
+            Kind::Stopped(stopped) => {
+                self.detail = Some(json!({
+                    "workspace": stopped.workspace, "stopped": stopped.stopped,
+                }));
+            }
             Kind::Call(call) => self.call(call),
             Kind::Signal(signal) => {
                 self.detail = Some(json!({
