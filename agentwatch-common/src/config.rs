@@ -12,8 +12,9 @@ pub struct Config {
     pub eager_wakeup: u32,
     /// Bytes of unread bulk records that wake userspace.
     pub bulk_wakeup_bytes: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 1: the tracepoint at the end of an io_uring request passes a `struct io_uring_cqe` (since
+    /// 6.12). 0: it passes the result itself.
+    pub uring_cqe: u32,
 }
 
 const _: () = assert!(size_of::<Config>() == 16);
@@ -24,7 +25,7 @@ impl Config {
         send_all_reads: 0,
         eager_wakeup: 0,
         bulk_wakeup_bytes: 64 * 1024,
-        pad: 0,
+        uring_cqe: 0,
     };
 }
 

@@ -111,6 +111,18 @@ pub struct FileOp {
 
 const _: () = assert!(size_of::<FileOp>() == 160);
 
+/// A request of io_uring that a record told of has ended.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct UringDone {
+    /// Which: see [`state::IN_FLIGHT`].
+    pub request: u64,
+    /// The result: a negative errno where it failed.
+    pub result: i64,
+}
+
+const _: () = assert!(size_of::<UringDone>() == 16);
+
 /// Bits of [`FileOp::state`].
 pub mod state {
     /// The open made the file (`FMODE_CREATED`).
@@ -129,6 +141,11 @@ pub mod state {
     pub const DEVICE: u32 = 1 << 6;
     /// `name2` is no path: an attribute's name, the source of a mount.
     pub const PLAIN2: u32 = 1 << 7;
+    /// Through io_uring.
+    pub const URING: u32 = 1 << 8;
+    /// It has not returned: `size` is the request, and a record [`super::UringDone`] tells of the end.
+    /// The source joins the two.
+    pub const IN_FLIGHT: u32 = 1 << 9;
 }
 
 /// How to read the arguments of a system call: one row of the table that userspace fills, so that a

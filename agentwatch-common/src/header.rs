@@ -89,7 +89,9 @@ pub mod kind {
     pub const FILE: u16 = 32;
     /// [`crate::budget::Stopped`]
     pub const STOPPED: u16 = 33;
-    // 34 to 47 are reserved for files, 48 to 63 for devices.
+    /// [`crate::file::UringDone`]; never leaves the source.
+    pub const URING_DONE: u16 = 34;
+    // 35 to 47 are reserved for files, 48 to 63 for devices.
     /// [`crate::process::Seed`]: a process as `/proc` had it at the start.
     pub const SEED: u16 = 64;
     /// [`crate::process::AgentInfo`]: an agent is watched from here on.

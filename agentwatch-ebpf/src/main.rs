@@ -208,6 +208,20 @@ fn signal_generate(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+// Requests of io_uring, which make no system call of their own.
+
+#[raw_tracepoint(tracepoint = "io_uring_submit_req")]
+fn uring_submit(ctx: RawTracePointContext) -> i32 {
+    probes::uring::submit(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "io_uring_complete")]
+fn uring_complete(ctx: RawTracePointContext) -> i32 {
+    probes::uring::complete(&ctx);
+    0
+}
+
 /// A reachable panic is an endless loop, which the verifier refuses: so there is none.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

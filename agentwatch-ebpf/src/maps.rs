@@ -17,7 +17,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 
-use crate::probes::{call::Entered, file::Pending};
+use crate::probes::{call::Entered, file::Pending, uring::Request};
 
 /// Where the running kernel's structure members are.
 #[unsafe(no_mangle)]
@@ -92,6 +92,15 @@ pub static BUDGETS: HashMap<u32, Budget> = HashMap::with_max_entries(1024, BPF_F
 /// then, and userspace, which remembers more, lets the process go on.
 #[map]
 pub static OWN: LruHashMap<OwnKey, u8> = LruHashMap::with_max_entries(65536, 0);
+
+/// Requests of io_uring that are in flight, by their address. Full: counted as `LOST_CALLS_FULL`.
+#[map]
+pub static URING: HashMap<u64, Request> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// Processes that delete through io_uring. The least recently used goes when it is full: their
+/// deletions are told, and do not count against the budget.
+#[map]
+pub static URING_DELETES: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1024, 0);
 
 /// Counters by agent. Full: new agents are not counted; there is room for 4096 / ~12 of them.
 #[map]

@@ -25,3 +25,8 @@ pub fn eager_wakeup() -> bool {
 pub fn bulk_wakeup_bytes() -> u32 {
     field!(bulk_wakeup_bytes)
 }
+
+#[inline(always)]
+pub fn uring_cqe() -> bool {
+    field!(uring_cqe) != 0
+}

@@ -193,3 +193,10 @@ pub fn arguments(task: u64) -> Option<(u64, u64)> {
         read(mm, offset!(mm_arg_end))?,
     ))
 }
+
+/// Whether the task is a worker thread of io_uring: `PF_IO_WORKER` of include/linux/sched.h.
+#[inline(always)]
+pub fn is_uring_worker(task: u64) -> bool {
+    const PF_IO_WORKER: u32 = 0x10;
+    read::<u32>(task, offset!(task_flags)).unwrap_or(0) & PF_IO_WORKER != 0
+}

@@ -31,9 +31,9 @@ const NR_AT: usize = 8;
 const ARGS_AT: usize = 16;
 
 /// `AT_FDCWD` of <fcntl.h>.
-const AT_FDCWD: i32 = -100;
+pub const AT_FDCWD: i32 = -100;
 /// `AT_REMOVEDIR` of <fcntl.h>.
-const AT_REMOVEDIR: u32 = 0x200;
+pub const AT_REMOVEDIR: u32 = 0x200;
 /// `EPERM` and `EACCES` of <errno.h>.
 const REFUSED: [i64; 2] = [-1, -13];
 
@@ -68,11 +68,14 @@ pub struct Pending {
     dir: i32,
     dir2: i32,
     pub fd: i32,
-    flags: u32,
-    mode: u32,
+    pub flags: u32,
+    pub mode: u32,
     extra: u32,
     pub op: u16,
     plain2: u16,
+    /// More bits of [`FileOp::state`].
+    pub state: u32,
+    pad: u32,
 }
 
 impl Pending {
@@ -94,6 +97,8 @@ impl Pending {
             extra: 0,
             op: 0,
             plain2: 0,
+            state: 0,
+            pad: 0,
         }
     }
 }
@@ -221,17 +226,19 @@ fn record<'a>(call: &Pending, result: i64) -> Option<(Builder<FileOp>, &'a mut F
     file.open_flags = call.flags;
     file.mode = call.mode;
     file.extra = call.extra;
+    file.state = call.state;
     file.op = call.op;
     Some((out, file))
 }
 
 #[inline(always)]
-fn open(call: &Pending, result: i64) {
+pub fn open(call: &Pending, result: i64) {
     if result < 0 {
         // Failed opens for reading are the loader looking for libraries, mostly; refused ones are
         // not.
         let refused = result == REFUSED[0] || result == REFUSED[1];
         if (call.flags & O_ACCMODE != 0 || refused)
+            && call.name != 0
             && let Some((out, file)) = record(call, result)
         {
             names(&out, call, file);
@@ -269,7 +276,7 @@ fn open(call: &Pending, result: i64) {
     };
     path::touch(&mut file.target, inode);
     file.size = read(inode, offset!(inode_size)).unwrap_or(0);
-    file.state = if write {
+    file.state |= if write {
         state::WRITE
     } else {
         state::SENSITIVE
@@ -434,7 +441,7 @@ fn names(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
 
 /// What a name is relative to.
 #[inline(always)]
-fn base(dir: i32) -> Option<Path> {
+pub fn base(dir: i32) -> Option<Path> {
     let current = task::current();
     if dir == AT_FDCWD {
         task::cwd(current)

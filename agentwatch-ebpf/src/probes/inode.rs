@@ -5,9 +5,10 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext
 
 use super::budget;
 use crate::{
-    kernel::{offset, path, read},
-    maps::PENDING,
+    kernel::{offset, path, read, task},
+    maps::{PENDING, URING_DELETES},
     probes::file::{S_IFDIR, S_IFMT},
+    tag,
 };
 
 /// `inode_set_ctime_to_ts(struct inode *inode, struct timespec64 *ctime)`,
@@ -20,6 +21,9 @@ use crate::{
 pub fn changed(ctx: &RawTracePointContext) {
     let id = bpf_get_current_pid_tgid();
     let Some(pending) = PENDING.get_ptr_mut(&id) else {
+        if task::is_uring_worker(task::current()) {
+            by_worker(ctx.arg(0));
+        }
         return;
     };
     // SAFETY: this thread's own entry: only its calls write it, and it is in one.
@@ -67,6 +71,27 @@ pub fn changed(ctx: &RawTracePointContext) {
     } else {
         pending.touched[1] = touched;
     }
+}
+
+/// A worker of io_uring changes an inode. If its process deletes through io_uring, this may be such a
+/// deletion: it counts against the budget. Which one it was, the request's own record tells.
+#[inline(always)]
+fn by_worker(inode: u64) {
+    if URING_DELETES.get_ptr(&tag::tgid()).is_none() {
+        return;
+    }
+    let Some(own) = tag::current() else {
+        return;
+    };
+    let mode: u16 = read(inode, offset!(inode_mode)).unwrap_or(0);
+    if u32::from(mode) & S_IFMT == S_IFDIR {
+        return;
+    }
+    let (Some(key), Some(dentry)) = (path::inode_key(inode), dentry(inode)) else {
+        return;
+    };
+    let folder = read(dentry, offset!(dentry_parent)).unwrap_or(0);
+    budget::take_away(&own, budget::is_own(own.agent, key), folder);
 }
 
 /// The first dentry of an inode. One with several hard links may give another name than the call's:

@@ -4,6 +4,7 @@ use agentwatch_common::{
     flow::{Endpoint, direction, state},
     kind,
     loss::counter,
+    tag::Task,
 };
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_get_socket_cookie},
@@ -62,15 +63,19 @@ pub fn listen_exit(ctx: &TracePointContext) {
 /// `sys_exit_accept`, `sys_exit_accept4`: the result is a descriptor of the connection.
 #[inline(always)]
 pub fn accept_exit(ctx: &TracePointContext) {
-    let Some(own) = tag::current() else {
-        return;
-    };
-    let fd = file::result(ctx) as i32;
+    if let Some(own) = tag::current() {
+        accepted(&own, file::result(ctx) as i32);
+    }
+}
+
+/// A process got a descriptor of a connection.
+#[inline(always)]
+pub fn accepted(own: &Task, fd: i32) {
     let Some(mut ends) = task::file(task::current(), fd).and_then(sock::of_file) else {
         return;
     };
     ends.direction = direction::IN;
-    let header = emit::header(kind::ACCEPT, &own);
+    let header = emit::header(kind::ACCEPT, own);
     if let Some(flow) = FLOWS.get_ptr_mut(&tcp_key(ends.cookie)) {
         // SAFETY: an entry of the map. A packet may be counted at the same time; it does not write
         // these fields once the agent is set.

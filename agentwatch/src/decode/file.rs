@@ -90,6 +90,7 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
         size,
         created: bits & state::CREATED != 0,
         write: bits & state::WRITE != 0,
+        uring: bits & state::URING != 0,
     };
     if file.exchanges() {
         file.replaced = None;

@@ -145,6 +145,7 @@ mod tests {
             size: 0,
             created: op == FileOp::Open,
             write: true,
+            uring: false,
         }
     }
 

@@ -128,6 +128,8 @@ pub struct File {
     pub created: bool,
     /// Opened for writing.
     pub write: bool,
+    /// Through io_uring, not by a system call of its own.
+    pub uring: bool,
 }
 
 impl File {

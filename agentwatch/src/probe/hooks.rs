@@ -94,6 +94,9 @@ pub const SOCKETS: &[SyscallTracepoint] = &[
 /// Programs at both ends of every call of [`super::syscalls`].
 pub const FILES: [(&str, &str); 2] = [("file_enter", "sys_enter_"), ("file_exit", "sys_exit_")];
 
+/// What `doctor` says of the tracepoints of io_uring.
+pub const URING: &str = "files and connections through io_uring";
+
 /// What `doctor` says of [`CALLS`].
 pub const OTHER_CALLS: &str = "sockets, credentials, namespaces, ptrace, bpf";
 

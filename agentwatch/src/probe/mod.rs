@@ -35,6 +35,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 
+use offsets::Layout;
+
 /// The kernel programs, compiled by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentwatch.bpf.o"));
 
@@ -90,14 +92,15 @@ impl Probe {
     /// When the kernel refuses something without which nothing can be watched.
     pub fn load(options: &Options) -> Result<Self> {
         support::ensure_tracefs()?;
-        let offsets = offsets::read(Path::new(offsets::BTF))?;
+        let layout = offsets::read(Path::new(offsets::BTF))?;
         let config = Config {
             send_all_reads: u32::from(options.send_all_reads),
+            uring_cqe: u32::from(layout.uring_cqe),
             ..Config::DEFAULT
         };
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("OFFSETS", &offsets, true)
+            .override_global("OFFSETS", &layout.offsets, true)
             .override_global("CONFIG", &config, true)
             .override_global(aya_log::LEVEL, &options.kernel_log, true);
         if let Some(bytes) = options.bulk_bytes {
@@ -116,6 +119,7 @@ impl Probe {
         };
         probe.fill_syscalls()?;
         probe.attach_host()?;
+        probe.attach_uring(&layout)?;
         probe.load_cgroup_programs()?;
         Ok(probe)
     }
@@ -177,6 +181,23 @@ impl Probe {
                     result,
                 )?;
             }
+        }
+        Ok(())
+    }
+
+    /// The programs that see what is done through io_uring.
+    fn attach_uring(&mut self, layout: &Layout) -> Result<()> {
+        let submit = layout.uring_submit;
+        for (program, tracepoint) in [
+            ("uring_submit", submit.unwrap_or("io_uring_submit_req")),
+            ("uring_complete", "io_uring_complete"),
+        ] {
+            let result = match submit {
+                Some(_) => self.attach_raw(program, tracepoint),
+                None => Err(ProgramError::NotLoaded),
+            };
+            let hook = format!("raw tracepoint {tracepoint}");
+            self.note(&hook, hooks::URING, false, result)?;
         }
         Ok(())
     }

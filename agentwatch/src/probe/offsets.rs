@@ -9,15 +9,28 @@ use btfparse::{Error, ErrorKind, Offset, Readable, TypeInformation, TypeVariant}
 /// Where the kernel shows its own types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Members that not every kernel has, and that the programs do without.
-const OPTIONAL: &[(&str, &str)] = &[];
+/// Structures that a kernel may be without, with the programs that need them: io_uring can be left out
+/// of a kernel.
+fn is_optional(structure: &str) -> bool {
+    structure.starts_with("io_")
+}
+
+/// What the running kernel's BTF tells.
+pub struct Layout {
+    /// Where the members of its structures are.
+    pub offsets: Offsets,
+    /// The tracepoint at the submission of an io_uring request, where it passes the request.
+    pub uring_submit: Option<&'static str>,
+    /// Whether the tracepoint at its end passes the `struct io_uring_cqe`.
+    pub uring_cqe: bool,
+}
 
 /// Reads the offsets that the kernel programs need.
 ///
 /// # Errors
 ///
 /// When the BTF cannot be read, or lacks a member without which the programs would see nothing.
-pub fn read(path: &Path) -> Result<Offsets> {
+pub fn read(path: &Path) -> Result<Layout> {
     let bytes = fs::read(path).with_context(|| {
         format!(
             "cannot read {}: the kernel shows no BTF type information (CONFIG_DEBUG_INFO_BTF); \
@@ -45,19 +58,60 @@ pub fn read(path: &Path) -> Result<Offsets> {
                 Offset::ByteOffset(bytes) => Some(bytes),
                 Offset::BitOffsetAndSize(bits, _) => (bits % 8 == 0).then_some(bits / 8),
             });
-        if found.is_none() && !OPTIONAL.contains(&(structure, member)) {
+        if found.is_none() && !is_optional(structure) {
             missing.push(format!("{structure}.{member}"));
         }
         found
     });
     if missing.is_empty() {
-        Ok(offsets)
+        // The tracepoint's name has changed, and what it passes: `void *`, then its arguments.
+        let uring_submit = ["io_uring_submit_req", "io_uring_submit_sqe"]
+            .into_iter()
+            .find(|name| {
+                let second = prototype(&types, name).and_then(|list| list.get(1).copied());
+                second.is_some_and(|id| points_to(&types, id, "io_kiocb"))
+            });
+        let end = prototype(&types, "io_uring_complete");
+        let uring_cqe = end
+            .and_then(|list| list.get(3).copied())
+            .is_some_and(|id| points_to(&types, id, "io_uring_cqe"));
+        Ok(Layout {
+            offsets,
+            uring_submit,
+            uring_cqe,
+        })
     } else {
         Err(anyhow!(
             "this kernel's BTF has no {}: agentwatch does not know this kernel",
             missing.join(", ")
         ))
     }
+}
+
+/// The types of a tracepoint's arguments, from the typedef that the kernel makes for each
+/// (`__DEFINE_EVENT` of include/trace/bpf_probe.h). The first is always `void *`.
+fn prototype(types: &TypeInformation, tracepoint: &str) -> Option<Vec<u32>> {
+    let wanted = format!("btf_trace_{tracepoint}");
+    let pointer = types.get().values().find_map(|kind| match kind {
+        TypeVariant::Typedef(t) if t.name().as_deref() == Some(&wanted) => Some(*t.tid()),
+        _ => None,
+    })?;
+    let TypeVariant::Ptr(pointer) = types.get().get(&pointer)? else {
+        return None;
+    };
+    let TypeVariant::FuncProto(function) = types.get().get(pointer.tid())? else {
+        return None;
+    };
+    Some(function.parameter_list().iter().map(|p| p.tid()).collect())
+}
+
+/// Whether a type is a pointer to a structure of this name.
+fn points_to(types: &TypeInformation, id: u32, structure: &str) -> bool {
+    let Some(TypeVariant::Ptr(pointer)) = types.get().get(&id) else {
+        return false;
+    };
+    matches!(types.get().get(pointer.tid()), Some(TypeVariant::Struct(s))
+        if s.name().as_deref() == Some(structure))
 }
 
 /// The BTF in memory.

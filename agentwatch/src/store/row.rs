@@ -201,7 +201,11 @@ impl Row {
                         PathSource::Caller => "caller",
                     },
                 });
-                for (name, is) in [("created", file.created), ("write", file.write)] {
+                for (name, is) in [
+                    ("created", file.created),
+                    ("write", file.write),
+                    ("io_uring", file.uring),
+                ] {
                     if is {
                         detail[name] = true.into();
                     }

@@ -17,6 +17,7 @@ mod recordings;
 mod run;
 mod support;
 mod tunnels;
+mod uring;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -40,6 +41,10 @@ macro_rules! tests {
 }
 
 fn main() {
+    if let Ok(deed) = std::env::var(uring::HELPER) {
+        uring::help(&deed).unwrap_or_else(|error| panic!("{deed}: {error:#}"));
+        return;
+    }
     let mut arguments = Arguments::from_args();
     // Each test runs several programs itself.
     arguments.test_threads.get_or_insert(2);
@@ -58,6 +63,7 @@ fn main() {
         run::TESTS,
         history::TESTS,
         loss::TESTS,
+        uring::TESTS,
     ];
     let trials = all
         .into_iter()

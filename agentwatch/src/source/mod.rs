@@ -1,6 +1,8 @@
 //! Ring buffers → records, with loss counted; and what the kernel cannot say itself: UDP flows that
 //! ended, flows that are open at the end, processes that were there before.
 
+mod uring;
+
 use std::{collections::HashMap, io, os::fd::OwnedFd};
 
 use agentwatch_common::{
@@ -16,7 +18,8 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyGuard},
 };
 
-use crate::probe::Rings;
+use crate::{probe::Rings, respond};
+use uring::Held;
 
 /// Most UDP sockets whose peers are remembered. Flows of further ones end when the watching does.
 const UDP_SOCKETS: usize = 16 * 1024;
@@ -28,6 +31,7 @@ pub struct Source {
     arena: BytesMut,
     delivered: HashMap<u32, u64>,
     udp: HashMap<u64, Vec<FlowKey>>,
+    uring: Held,
 }
 
 impl Source {
@@ -49,6 +53,7 @@ impl Source {
             arena: BytesMut::new(),
             delivered: HashMap::new(),
             udp: HashMap::new(),
+            uring: Held::default(),
         })
     }
 
@@ -70,6 +75,7 @@ impl Source {
             arena,
             delivered,
             udp,
+            uring,
             fds: _,
         } = self;
         let Rings {
@@ -97,15 +103,26 @@ impl Source {
                 {
                     udp.entry(key.cookie).or_default().push(key);
                 }
+                if head.kind == kind::URING_DONE {
+                    batch.extend(uring.done(record));
+                    continue;
+                }
+                if head.kind == kind::FILE && uring.holds(record) {
+                    batch.extend(uring.hold(head.time_ns, record));
+                    continue;
+                }
                 arena.put_slice(record);
                 batch.push(arena.split().freeze());
             }
         }
+        batch.extend(uring.overdue(respond::now_ns()));
         batch[start..].sort_by_key(|record| Head::of(record).map_or(0, |head| head.time_ns));
     }
 
     /// Closes, in the stream, every flow that an agent has open.
     pub fn open_flows(&mut self, agent: u32, now_ns: u64, batch: &mut Vec<Bytes>) {
+        // What has not returned by now will not be heard of.
+        batch.extend(self.uring.overdue(u64::MAX));
         let open: Vec<(FlowKey, FlowState)> = self
             .rings
             .flows
