@@ -17,27 +17,27 @@ pub mod op {
     pub const CONNECT: u16 = 3;
     /// ptrace(2), requests that take hold of a process or change it.
     pub const PTRACE: u16 = 4;
-    /// process_vm_readv(2)
+    /// `process_vm_readv(2)`
     pub const PROCESS_VM_READ: u16 = 5;
-    /// process_vm_writev(2)
+    /// `process_vm_writev(2)`
     pub const PROCESS_VM_WRITE: u16 = 6;
-    /// pidfd_getfd(2)
+    /// `pidfd_getfd(2)`
     pub const PIDFD_GETFD: u16 = 7;
     /// unshare(2)
     pub const UNSHARE: u16 = 8;
     /// setns(2)
     pub const SETNS: u16 = 9;
-    /// memfd_create(2)
+    /// `memfd_create(2)`
     pub const MEMFD_CREATE: u16 = 10;
     /// prctl(2), options that change what a process is or may do.
     pub const PRCTL: u16 = 11;
     /// bpf(2)
     pub const BPF: u16 = 12;
-    /// init_module(2), finit_module(2)
+    /// `init_module(2)`, `finit_module(2)`
     pub const MODULE_LOAD: u16 = 13;
-    /// delete_module(2)
+    /// `delete_module(2)`
     pub const MODULE_UNLOAD: u16 = 14;
-    /// io_uring_setup(2)
+    /// `io_uring_setup(2)`
     pub const IO_URING_SETUP: u16 = 15;
     /// setuid(2), setreuid(2), setresuid(2), setfsuid(2)
     pub const SETUID: u16 = 16;
@@ -45,11 +45,11 @@ pub mod op {
     pub const SETGID: u16 = 17;
     /// capset(2)
     pub const CAPSET: u16 = 18;
-    /// perf_event_open(2)
+    /// `perf_event_open(2)`
     pub const PERF_EVENT_OPEN: u16 = 19;
     /// userfaultfd(2)
     pub const USERFAULTFD: u16 = 20;
-    /// kexec_load(2), kexec_file_load(2)
+    /// `kexec_load(2)`, `kexec_file_load(2)`
     pub const KEXEC: u16 = 21;
     /// fsopen(2): the beginning of a mount.
     pub const FSOPEN: u16 = 22;

@@ -35,11 +35,11 @@ pub mod op {
     pub const XATTR: u16 = 11;
     /// mknod, mknodat
     pub const MKNOD: u16 = 12;
-    /// mount, move_mount
+    /// mount, `move_mount`
     pub const MOUNT: u16 = 13;
     /// umount2
     pub const UMOUNT: u16 = 14;
-    /// pivot_root
+    /// `pivot_root`
     pub const PIVOT_ROOT: u16 = 15;
     /// chroot
     pub const CHROOT: u16 = 16;

@@ -57,6 +57,7 @@ impl Pipeline {
         if let Kind::File(file) = &event.kind
             && file.op == FileOp::Open
             && !file.write
+            && file.device.is_none()
             && file.result >= 0
             && !self.policy.sensitive.matches(&file.path)
         {

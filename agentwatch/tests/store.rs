@@ -14,8 +14,9 @@ use std::{
 
 use agentwatch::{
     event::{
-        Address, Connect, Direction, Endpoint, Event, Exec, Exit, File, FileOp, FlowClose,
-        FlowData, Inode, Kind, PathSource, ProcessKey, Protocol, Seed, Tally,
+        Address, Call, CallOp, Connect, Credentials, Direction, Endpoint, Event, Exec, ExecMeans,
+        Exit, File, FileOp, FlowClose, FlowData, Inode, Kind, PathSource, ProcessKey, Protocol,
+        Seed, Signal, SocketAddress, Stopped, Tally,
     },
     finding::{Action, Finding, ProcessInfo, Response, Severity},
     store::{
@@ -55,6 +56,7 @@ fn exit(time_ns: u64) -> Row {
     row(
         time_ns,
         Kind::Exit(Exit {
+            max_rss_pages: 0,
             code: Some(0),
             signal: None,
             utime_ns: 5,
@@ -108,10 +110,23 @@ fn endpoint() -> Endpoint {
     }
 }
 
+const NOBODY: Credentials = Credentials {
+    caps: 0,
+    uid: 65534,
+    euid: 65534,
+    gid: 65534,
+    egid: 65534,
+};
+
 /// One event of every kind that is stored.
+#[expect(clippy::too_many_lines, reason = "one of each, in full")]
 fn every_kind() -> Vec<Kind> {
     let file = |op| {
         Kind::File(Box::new(File {
+            attribute: None,
+            device: None,
+            owner: None,
+            uring: false,
             op,
             result: -13,
             path: "/w/a\\n".to_owned(),
@@ -133,6 +148,9 @@ fn every_kind() -> Vec<Kind> {
     };
     let mut kinds = vec![
         Kind::Exec(Box::new(Exec {
+            means: ExecMeans::File,
+            credentials: NOBODY,
+            environment: Vec::new(),
             path: "/bin/sh".to_owned(),
             filename: "x.sh".to_owned(),
             interpreter: "/bin/sh".to_owned(),
@@ -143,13 +161,36 @@ fn every_kind() -> Vec<Kind> {
             file: Inode { dev: 1, ino: 2 },
             nlink: 0,
         })),
+        Kind::Call(Box::new(Call {
+            op: CallOp::Bind,
+            args: [3, 0, 0, 0, 0, 0],
+            result: 0,
+            credentials: NOBODY,
+            text: None,
+            address: Some(SocketAddress::Unix("/run/x.sock".to_owned())),
+        })),
+        Kind::Signal(Signal {
+            target: ProcessKey {
+                pid: 1,
+                start_ns: 2,
+            },
+            target_agent: 0,
+            signal: 9,
+            delivered: true,
+        }),
+        Kind::Stopped(Stopped {
+            workspace: false,
+            stopped: true,
+        }),
         Kind::Fork {
+            namespaces: 0,
             parent: ProcessKey {
                 pid: 1,
                 start_ns: 2,
             },
         },
         Kind::Exit(Exit {
+            max_rss_pages: 0,
             code: None,
             signal: Some(9),
             utime_ns: u64::MAX,

@@ -21,7 +21,7 @@ use super::file::{argument, number, result};
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
-        sock::{AF_INET, AF_INET6},
+        sock::{self, AF_INET, AF_INET6},
         task,
     },
     maps::{CALL_ROWS, CALLS},
@@ -125,6 +125,9 @@ fn returned(call: &Entered, result: i64) {
     }
     if address != 0 {
         payload.address_len = socket_address(&out, address, pick(args, row.address_len), family);
+        if row.op == op::BIND && result == 0 && (family == AF_INET || family == AF_INET6) {
+            bound(&out, args[0] as i32, payload.address_len);
+        }
     }
     out.send(if row.urgent != 0 {
         Way::Prio
@@ -166,6 +169,29 @@ fn text(out: &Builder<Call>, from: u64) -> u16 {
     let len = mask::<{ TEXT_MAX - 1 }>(n as usize - 1);
     out.advance(len);
     len as u16
+}
+
+/// Puts the port that the kernel chose where the caller asked for any: `sin_port` and `sin6_port` are
+/// at the same place (ip(7), ipv6(7)).
+#[inline(always)]
+fn bound(out: &Builder<Call>, fd: i32, address_len: u16) {
+    let Some(ends) = task::file(task::current(), fd).and_then(sock::of_file) else {
+        return;
+    };
+    let at = out.position() - address_len as usize;
+    out.rewind(at);
+    if address_len >= 4
+        && let Some(address) = out.room()
+    {
+        // SAFETY: `room` gives PIECE_MAX bytes.
+        unsafe {
+            address
+                .add(2)
+                .cast::<u16>()
+                .write_unaligned(ends.local_port.to_be());
+        };
+    }
+    out.advance(address_len as usize);
 }
 
 /// Appends a socket address: its family as it was looked at, the rest from the caller.

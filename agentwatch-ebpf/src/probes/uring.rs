@@ -22,7 +22,7 @@ use crate::{
     tag,
 };
 
-/// `enum io_uring_op` of include/uapi/linux/io_uring.h.
+/// `enum io_uring_op` of `include/uapi/linux/io_uring.h`.
 const ACCEPT: u8 = 13;
 const OPENAT: u8 = 18;
 const OPENAT2: u8 = 28;
@@ -112,7 +112,7 @@ pub fn submit(ctx: &RawTracePointContext) {
 }
 
 /// Reads a request upon names: `struct io_unlink` and its kin, which the request begins with
-/// (`io_kiocb_to_cmd`, include/linux/io_uring_types.h).
+/// (`io_kiocb_to_cmd`, `include/linux/io_uring_types.h`).
 #[inline(always)]
 fn names(request: u64, opcode: u8) -> Names {
     match opcode {

@@ -92,7 +92,7 @@ pub fn what(row: &Row) -> String {
     let remote = row.remote.as_deref().unwrap_or("?");
     let protocol = row.protocol.as_deref().unwrap_or_default();
     match row.kind.as_str() {
-        "exec" => format!("{path}  {}", row.argv().join(" ")),
+        "exec" => exec(row),
         "fork" => format!("made by {}", row.ppid),
         "exit" => match row.number("signal") {
             Some(signal) => format!("by signal {signal}"),
@@ -171,6 +171,18 @@ pub fn what(row: &Row) -> String {
         "xattr" => format!("{path}  {}{failed}", row.told("attribute").unwrap_or("?")),
         _ if row.path.is_some() => format!("{path}{failed}"),
         _ => format!("{}{failed}", facts(row)),
+    }
+}
+
+/// A program, and how it came to run where that was not by its own file.
+fn exec(row: &Row) -> String {
+    let path = row.path.as_deref().unwrap_or_default();
+    let command = format!("{path}  {}", row.argv().join(" "));
+    let of = row.told("script").or_else(|| row.told("program"));
+    match (row.told("means"), of) {
+        (Some(means), Some(of)) => format!("{command}  [{means} {of}]"),
+        (Some(means), None) => format!("{command}  [{means}]"),
+        (None, _) => command,
     }
 }
 

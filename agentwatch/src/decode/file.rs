@@ -125,7 +125,7 @@ fn operation(value: u16) -> Result<FileOp, DecodeError> {
     })
 }
 
-/// The device that was opened, in the kernel's encoding (include/linux/kdev_t.h), or made, in that of
+/// The device that was opened, in the kernel's encoding (`include/linux/kdev_t.h`), or made, in that of
 /// the call (`new_decode_dev` there).
 fn device(op: FileOp, extra: u32, bits: u32) -> Option<Device> {
     if op == FileOp::Open && bits & state::DEVICE != 0 {
@@ -134,7 +134,7 @@ fn device(op: FileOp, extra: u32, bits: u32) -> Option<Device> {
             minor: extra & 0xf_ffff,
         });
     }
-    (op == FileOp::Mknod && extra != 0).then(|| Device {
+    (op == FileOp::Mknod && extra != 0).then_some(Device {
         major: extra >> 8 & 0xfff,
         minor: extra & 0xff | extra >> 12 & 0xf_ff00,
     })

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{bytes::reversed_path, *};
 
 /// A record with a header that is right, and any payload.
 fn record(kind: u16, payload: &[u8]) -> Vec<u8> {
@@ -32,25 +32,30 @@ proptest! {
 
     /// Zeroes give the lengths 0, so the fixed part alone is enough: every shorter record is refused.
     #[test]
-    fn short_records_are_refused(kind in prop::sample::select(&[1u16, 2, 3, 4, 16, 17, 18, 19, 20, 21, 32, 64, 65, 66][..]), cut in 1usize..100) {
+    fn short_records_are_refused(kind in prop::sample::select(&[1u16, 2, 3, 4, 5, 6, 16, 17, 18, 19, 20, 21, 32, 33, 64, 65, 66][..]), cut in 1usize..100) {
         let fixed = match kind {
-            1 => size_of::<exec::Exec>(),
+            1 => size_of::<agentwatch_common::exec::Exec>(),
             2 => size_of::<process::Fork>(),
             3 => size_of::<process::Exit>(),
             4 => size_of::<process::CgroupMove>(),
+            5 => size_of::<agentwatch_common::call::Call>(),
+            6 => size_of::<agentwatch_common::call::Signal>(),
             16 => size_of::<agentwatch_common::flow::Connect>(),
             17..=19 => size_of::<agentwatch_common::flow::Endpoint>(),
             20 => size_of::<agentwatch_common::flow::FlowData>(),
             21 => size_of::<agentwatch_common::flow::FlowClose>(),
             32 => size_of::<agentwatch_common::file::FileOp>(),
+            33 => size_of::<budget::Stopped>(),
             64 => size_of::<process::Seed>(),
             65 => size_of::<process::AgentInfo>(),
             _ => size_of::<loss::Tally>(),
         };
         let mut payload = vec![0; fixed];
-        if kind == 32 {
-            // Operation 0 means nothing.
-            payload[136] = 1;
+        // Operation 0 means nothing.
+        match kind {
+            5 => payload[std::mem::offset_of!(agentwatch_common::call::Call, op)] = 1,
+            32 => payload[std::mem::offset_of!(agentwatch_common::file::FileOp, op)] = 1,
+            _ => {}
         }
         prop_assert!(decode(&record(kind, &payload)).is_ok());
         payload.truncate(fixed - cut.min(fixed));
@@ -65,11 +70,11 @@ fn unknown_kinds_and_wrong_lengths_are_refused() {
         decode(&record(999, &[])).unwrap_err(),
         DecodeError::Kind(999)
     );
-    let mut bytes = record(kind::FORK, &[0; 16]);
+    let mut bytes = record(kind::FORK, &[0; 24]);
     bytes[0] ^= 1;
     assert_eq!(
         decode(&bytes).unwrap_err(),
-        DecodeError::Length { said: 89, len: 88 }
+        DecodeError::Length { said: 97, len: 96 }
     );
 }
 

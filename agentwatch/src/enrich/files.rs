@@ -48,7 +48,7 @@ impl Files {
                     self.inodes.insert(inode);
                 }
             }
-            FileOp::Mkdir => self.set(&file.path, Whose::Own),
+            FileOp::Mkdir | FileOp::Mknod => self.set(&file.path, Whose::Own),
             FileOp::Unlink | FileOp::Rmdir => {
                 self.paths.remove(&file.path);
                 // Without a name its number will be given again.
@@ -78,7 +78,6 @@ impl Files {
                     self.set(at, Whose::Own);
                 }
             }
-            FileOp::Mknod => self.set(&file.path, Whose::Own),
             // These make no file and take none away.
             FileOp::Open
             | FileOp::Chmod

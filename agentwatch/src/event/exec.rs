@@ -66,7 +66,7 @@ pub enum ExecMeans {
         /// What the loader was told to run.
         program: String,
     },
-    /// From memory: a file that never had a name (memfd_create(2)).
+    /// From memory: a file that never had a name (`memfd_create(2)`).
     Memfd,
     /// A file whose name is gone.
     Deleted,

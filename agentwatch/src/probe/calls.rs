@@ -26,7 +26,7 @@ const fn call(op: u16) -> CallRow {
 }
 
 /// Bits of [`CallRow::told`].
-const fn bits(values: &[libc::c_int]) -> u64 {
+const fn bits(values: &[u32]) -> u64 {
     let mut bits = 0;
     let mut at = 0;
     while at < values.len() {
@@ -39,26 +39,26 @@ const fn bits(values: &[libc::c_int]) -> u64 {
 /// ptrace(2) requests that take hold of a process, or change its memory or registers. What a debugger
 /// does besides (reading, continuing) follows from these.
 const PTRACE_TOLD: u64 = bits(&[
-    libc::PTRACE_TRACEME as libc::c_int,
-    libc::PTRACE_POKETEXT as libc::c_int,
-    libc::PTRACE_POKEDATA as libc::c_int,
-    libc::PTRACE_POKEUSER as libc::c_int,
-    libc::PTRACE_SETREGS as libc::c_int,
-    libc::PTRACE_ATTACH as libc::c_int,
+    libc::PTRACE_TRACEME,
+    libc::PTRACE_POKETEXT,
+    libc::PTRACE_POKEDATA,
+    libc::PTRACE_POKEUSER,
+    libc::PTRACE_SETREGS,
+    libc::PTRACE_ATTACH,
 ]);
 
 /// prctl(2) options that change what a process is or may do.
 const PRCTL_TOLD: u64 = bits(&[
-    libc::PR_SET_NAME,
-    libc::PR_SET_DUMPABLE,
-    libc::PR_SET_KEEPCAPS,
-    libc::PR_SET_SECCOMP,
-    libc::PR_CAPBSET_DROP,
-    libc::PR_SET_SECUREBITS,
-    libc::PR_SET_MM,
-    libc::PR_SET_CHILD_SUBREAPER,
-    libc::PR_SET_NO_NEW_PRIVS,
-    libc::PR_CAP_AMBIENT,
+    libc::PR_SET_NAME.cast_unsigned(),
+    libc::PR_SET_DUMPABLE.cast_unsigned(),
+    libc::PR_SET_KEEPCAPS.cast_unsigned(),
+    libc::PR_SET_SECCOMP.cast_unsigned(),
+    libc::PR_CAPBSET_DROP.cast_unsigned(),
+    libc::PR_SET_SECUREBITS.cast_unsigned(),
+    libc::PR_SET_MM.cast_unsigned(),
+    libc::PR_SET_CHILD_SUBREAPER.cast_unsigned(),
+    libc::PR_SET_NO_NEW_PRIVS.cast_unsigned(),
+    libc::PR_CAP_AMBIENT.cast_unsigned(),
 ]);
 
 const SETUID: CallRow = call(op::SETUID);

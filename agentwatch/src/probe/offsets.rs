@@ -67,14 +67,8 @@ pub fn read(path: &Path) -> Result<Layout> {
         // The tracepoint's name has changed, and what it passes: `void *`, then its arguments.
         let uring_submit = ["io_uring_submit_req", "io_uring_submit_sqe"]
             .into_iter()
-            .find(|name| {
-                let second = prototype(&types, name).and_then(|list| list.get(1).copied());
-                second.is_some_and(|id| points_to(&types, id, "io_kiocb"))
-            });
-        let end = prototype(&types, "io_uring_complete");
-        let uring_cqe = end
-            .and_then(|list| list.get(3).copied())
-            .is_some_and(|id| points_to(&types, id, "io_uring_cqe"));
+            .find(|name| passes(&types, name, 1, "io_kiocb"));
+        let uring_cqe = passes(&types, "io_uring_complete", 3, "io_uring_cqe");
         Ok(Layout {
             offsets,
             uring_submit,
@@ -88,30 +82,34 @@ pub fn read(path: &Path) -> Result<Layout> {
     }
 }
 
-/// The types of a tracepoint's arguments, from the typedef that the kernel makes for each
-/// (`__DEFINE_EVENT` of include/trace/bpf_probe.h). The first is always `void *`.
-fn prototype(types: &TypeInformation, tracepoint: &str) -> Option<Vec<u32>> {
+/// Whether a tracepoint passes a pointer to a structure as its nth argument; the 0th is always `void
+/// *`. By the typedef that the kernel makes for each (`__DEFINE_EVENT` of
+/// `include/trace/bpf_probe.h`).
+fn passes(types: &TypeInformation, tracepoint: &str, nth: usize, structure: &str) -> bool {
+    argument(types, tracepoint, nth).is_some_and(|name| name == structure)
+}
+
+/// The structure that an argument of a tracepoint points to.
+fn argument(types: &TypeInformation, tracepoint: &str, nth: usize) -> Option<String> {
     let wanted = format!("btf_trace_{tracepoint}");
-    let pointer = types.get().values().find_map(|kind| match kind {
+    let types = types.get();
+    let pointer = types.values().find_map(|kind| match kind {
         TypeVariant::Typedef(t) if t.name().as_deref() == Some(&wanted) => Some(*t.tid()),
         _ => None,
     })?;
-    let TypeVariant::Ptr(pointer) = types.get().get(&pointer)? else {
+    let TypeVariant::Ptr(pointer) = types.get(&pointer)? else {
         return None;
     };
-    let TypeVariant::FuncProto(function) = types.get().get(pointer.tid())? else {
+    let TypeVariant::FuncProto(function) = types.get(pointer.tid())? else {
         return None;
     };
-    Some(function.parameter_list().iter().map(|p| p.tid()).collect())
-}
-
-/// Whether a type is a pointer to a structure of this name.
-fn points_to(types: &TypeInformation, id: u32, structure: &str) -> bool {
-    let Some(TypeVariant::Ptr(pointer)) = types.get().get(&id) else {
-        return false;
+    let TypeVariant::Ptr(pointer) = types.get(&function.parameter_list().get(nth)?.tid())? else {
+        return None;
     };
-    matches!(types.get().get(pointer.tid()), Some(TypeVariant::Struct(s))
-        if s.name().as_deref() == Some(structure))
+    match types.get(pointer.tid())? {
+        TypeVariant::Struct(structure) => structure.name().clone(),
+        _ => None,
+    }
 }
 
 /// The BTF in memory.

@@ -107,7 +107,7 @@ impl Source {
                     batch.extend(uring.done(record));
                     continue;
                 }
-                if head.kind == kind::FILE && uring.holds(record) {
+                if head.kind == kind::FILE && Held::holds(record) {
                     batch.extend(uring.hold(head.time_ns, record));
                     continue;
                 }

@@ -27,7 +27,7 @@ pub struct Held(HashMap<u64, (u64, Vec<u8>)>);
 
 impl Held {
     /// Whether a record of a file is one of a request in flight.
-    pub fn holds(&self, record: &[u8]) -> bool {
+    pub fn holds(record: &[u8]) -> bool {
         number32(record, STATE).is_some_and(|bits| bits & state::IN_FLIGHT != 0)
     }
 
@@ -129,11 +129,11 @@ mod tests {
     fn a_request_and_its_end_are_one_record() {
         let mut held = Held::default();
         let record = submitted(7, 100);
-        assert!(held.holds(&record));
+        assert!(Held::holds(&record));
         assert_eq!(held.hold(100, &record), None);
         assert_eq!(held.done(&completed(8, 150, 0)), None);
         let whole = held.done(&completed(7, 150, -2)).unwrap();
-        assert!(!held.holds(&whole));
+        assert!(!Held::holds(&whole));
         assert_eq!(number64(&whole, TIME), Some(150));
         assert_eq!(number32(&whole, RESULT).map(u32::cast_signed), Some(-2));
         assert_eq!(held.done(&completed(7, 150, -2)), None);
@@ -156,7 +156,7 @@ mod tests {
         for len in 0..size_of::<Header>() + size_of::<FileOp>() {
             let record = vec![0xff; len];
             let _ = (
-                held.holds(&record),
+                Held::holds(&record),
                 held.hold(0, &record),
                 held.done(&record),
             );

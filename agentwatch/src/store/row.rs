@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::event::{
-    self, Call, CallOp, Endpoint, Event, ExecMeans, Inode, Kind, PathSource, Protocol,
+    self, Call, CallOp, Endpoint, Event, Exec, ExecMeans, File, Inode, Kind, PathSource, Protocol,
     SocketAddress,
 };
 
@@ -114,37 +114,7 @@ impl Row {
 
     fn fill(&mut self, kind: &Kind) {
         match kind {
-            Kind::Exec(exec) => {
-                self.path = Some(exec.path.clone());
-                self.file(Some(exec.file));
-                let mut detail =
-                    json!({"argv": exec.argv, "cwd": exec.cwd, "filename": exec.filename});
-                if exec.interpreter != exec.filename {
-                    detail["interpreter"] = exec.interpreter.clone().into();
-                }
-                if exec.argv_cut {
-                    detail["argv_bytes"] = exec.argv_total.into();
-                    detail["argv_cut"] = true.into();
-                }
-                if exec.nlink == 0 {
-                    detail["nameless"] = true.into();
-                }
-                if exec.means != ExecMeans::File {
-                    detail["means"] = exec.means.name().into();
-                }
-                match &exec.means {
-                    ExecMeans::Script { script } => detail["script"] = script.clone().into(),
-                    ExecMeans::Loader { program } => detail["program"] = program.clone().into(),
-                    _ => {}
-                }
-                if exec.credentials.euid != exec.credentials.uid {
-                    detail["euid"] = exec.credentials.euid.into();
-                }
-                for (name, value) in &exec.environment {
-                    detail["env"][name] = value.clone().into();
-                }
-                self.detail = Some(detail);
-            }
+            Kind::Exec(exec) => self.exec(exec),
             Kind::Fork { parent, namespaces } => {
                 self.ppid = parent.pid;
                 if *namespaces != 0 {
@@ -189,41 +159,7 @@ impl Row {
                     "open_ns": close.open_ns, "established": close.established, "alive": close.alive,
                 }));
             }
-            Kind::File(file) => {
-                self.path = Some(file.path.clone());
-                self.path2.clone_from(&file.path2);
-                self.result = Some(file.result);
-                self.file(file.inode);
-                let mut detail = json!({
-                    "mode": file.mode, "flags": file.flags,
-                    "path_source": match file.path_source {
-                        PathSource::Kernel => "kernel",
-                        PathSource::Caller => "caller",
-                    },
-                });
-                for (name, is) in [
-                    ("created", file.created),
-                    ("write", file.write),
-                    ("io_uring", file.uring),
-                ] {
-                    if is {
-                        detail[name] = true.into();
-                    }
-                }
-                if let Some(Inode { dev, ino }) = file.replaced {
-                    detail["replaced"] = json!({"dev": dev, "ino": ino});
-                }
-                if let Some(attribute) = &file.attribute {
-                    detail["attribute"] = attribute.clone().into();
-                }
-                if let Some(device) = file.device {
-                    detail["device"] = device.to_string().into();
-                }
-                if let Some((user, group)) = file.owner {
-                    detail["owner"] = json!({"uid": user, "gid": group});
-                }
-                self.detail = Some(detail);
-            }
+            Kind::File(file) => self.file_call(file),
             Kind::Stopped(stopped) => {
                 self.detail = Some(json!({
                     "workspace": stopped.workspace, "stopped": stopped.stopped,
@@ -244,6 +180,73 @@ impl Row {
             }
             Kind::Agent(_) | Kind::Tally(_) => {}
         }
+    }
+
+    fn exec(&mut self, exec: &Exec) {
+        self.path = Some(exec.path.clone());
+        self.file(Some(exec.file));
+        let mut detail = json!({"argv": exec.argv, "cwd": exec.cwd, "filename": exec.filename});
+        if exec.interpreter != exec.filename {
+            detail["interpreter"] = exec.interpreter.clone().into();
+        }
+        if exec.argv_cut {
+            detail["argv_bytes"] = exec.argv_total.into();
+            detail["argv_cut"] = true.into();
+        }
+        if exec.nlink == 0 {
+            detail["nameless"] = true.into();
+        }
+        if exec.means != ExecMeans::File {
+            detail["means"] = exec.means.name().into();
+        }
+        match &exec.means {
+            ExecMeans::Script { script } => detail["script"] = script.clone().into(),
+            ExecMeans::Loader { program } => detail["program"] = program.clone().into(),
+            _ => {}
+        }
+        if exec.credentials.euid != exec.credentials.uid {
+            detail["euid"] = exec.credentials.euid.into();
+        }
+        for (name, value) in &exec.environment {
+            detail["env"][name] = value.clone().into();
+        }
+        self.detail = Some(detail);
+    }
+
+    fn file_call(&mut self, file: &File) {
+        self.path = Some(file.path.clone());
+        self.path2.clone_from(&file.path2);
+        self.result = Some(file.result);
+        self.file(file.inode);
+        let mut detail = json!({
+            "mode": file.mode, "flags": file.flags,
+            "path_source": match file.path_source {
+                PathSource::Kernel => "kernel",
+                PathSource::Caller => "caller",
+            },
+        });
+        for (name, is) in [
+            ("created", file.created),
+            ("write", file.write),
+            ("io_uring", file.uring),
+        ] {
+            if is {
+                detail[name] = true.into();
+            }
+        }
+        if let Some(Inode { dev, ino }) = file.replaced {
+            detail["replaced"] = json!({"dev": dev, "ino": ino});
+        }
+        if let Some(attribute) = &file.attribute {
+            detail["attribute"] = attribute.clone().into();
+        }
+        if let Some(device) = file.device {
+            detail["device"] = device.to_string().into();
+        }
+        if let Some((user, group)) = file.owner {
+            detail["owner"] = json!({"uid": user, "gid": group});
+        }
+        self.detail = Some(detail);
     }
 
     fn call(&mut self, call: &Call) {

@@ -33,6 +33,7 @@ fn exit(time_ns: u64) -> Event {
     event(
         time_ns,
         Kind::Exit(Exit {
+            max_rss_pages: 0,
             code: Some(3),
             signal: None,
             utime_ns: 5,

@@ -5,6 +5,7 @@
 //! cgroups, processes, folders) is gone afterwards, also when it fails. Traffic stays on loopback and
 //! in the namespaces.
 
+mod calls;
 mod deletion;
 mod files;
 mod flows;
@@ -63,6 +64,7 @@ fn main() {
         run::TESTS,
         history::TESTS,
         loss::TESTS,
+        calls::TESTS,
         uring::TESTS,
     ];
     let trials = all

@@ -41,8 +41,12 @@ pub fn unusable() -> Option<String> {
     }
 }
 
-/// Whether a program is installed.
+/// Whether a program is installed; or whether the kernel gives rings, which it may be built or told
+/// not to.
 pub fn is_there(program: &str) -> bool {
+    if program == "io_uring" {
+        return io_uring::IoUring::new(8).is_ok();
+    }
     let path = env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     path.split(':')
         .any(|folder| Path::new(folder).join(program).is_file())

@@ -23,22 +23,10 @@ use crate::{
 pub const HELPER: &str = "AGENTWATCH_E2E_URING";
 
 tests! {
-    files_through_a_ring;
-    a_deletion_that_asks_for_no_completion_is_seen;
-    connections_through_a_ring needs "/usr/bin/python3";
-    a_mass_deletion_through_a_ring;
-}
-
-/// Why there are no rings here, if so: a kernel may be built without, or `kernel.io_uring_disabled` set.
-fn rings() -> Result<bool> {
-    match IoUring::new(8) {
-        Ok(_) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
-            eprintln!("no io_uring here: {error}");
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
-    }
+    files_through_a_ring needs "io_uring";
+    a_deletion_that_asks_for_no_completion_is_seen needs "io_uring";
+    connections_through_a_ring needs "io_uring", "/usr/bin/python3";
+    a_mass_deletion_through_a_ring needs "io_uring";
 }
 
 fn agent(place: &Place, deed: &str, argument: &str) -> Result<Outcome> {
@@ -55,9 +43,6 @@ fn find<'a>(events: &'a [Value], kind: &str, path: &str) -> Result<&'a Value> {
 }
 
 fn files_through_a_ring() -> Result<()> {
-    if !rings()? {
-        return Ok(());
-    }
     let place = Place::new()?;
     let outcome = agent(&place, "files", &place.text("work"))?;
     outcome.is_quiet()?;
@@ -95,9 +80,6 @@ fn files_through_a_ring() -> Result<()> {
 }
 
 fn a_deletion_that_asks_for_no_completion_is_seen() -> Result<()> {
-    if !rings()? {
-        return Ok(());
-    }
     let place = Place::new()?;
     place.file("work/victim", "x")?;
     let outcome = agent(&place, "silent", &place.text("work/victim"))?;
@@ -108,9 +90,6 @@ fn a_deletion_that_asks_for_no_completion_is_seen() -> Result<()> {
 }
 
 fn connections_through_a_ring() -> Result<()> {
-    if !rings()? {
-        return Ok(());
-    }
     let place = Place::new()?;
     let port = port();
     let _server = echo(port)?;
@@ -134,9 +113,6 @@ fn connections_through_a_ring() -> Result<()> {
 }
 
 fn a_mass_deletion_through_a_ring() -> Result<()> {
-    if !rings()? {
-        return Ok(());
-    }
     let place = Place::new()?;
     let mail = place.tree("mail", 5000)?;
     let outcome = agent(&place, "unlink", &mail.display().to_string())?;
