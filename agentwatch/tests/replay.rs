@@ -44,7 +44,7 @@ const EXPECTED: [(&str, Option<Found>); 6] = [
         Some((
             "mass-deletion",
             Severity::Critical,
-            "removed 51 files that the agent did not make, outside its workspace",
+            "removed 41 files that the agent did not make, outside its workspace",
         )),
     ),
     ("git-clone", None),
