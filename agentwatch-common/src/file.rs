@@ -146,6 +146,10 @@ pub mod state {
     /// It has not returned: `size` is the request, and a record [`super::UringDone`] tells of the end.
     /// The source joins the two.
     pub const IN_FLIGHT: u32 = 1 << 9;
+    /// `base` is the folder that the kernel found; of `name` only the last component counts.
+    pub const BASE_RESOLVED: u32 = 1 << 10;
+    /// The same of `base2` and `name2`.
+    pub const BASE2_RESOLVED: u32 = 1 << 11;
 }
 
 /// How to read the arguments of a system call: one row of the table that userspace fills, so that a

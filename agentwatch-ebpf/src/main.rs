@@ -32,10 +32,12 @@ mod probes;
 mod tag;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, raw_tracepoint, sock_ops, tracepoint},
+    macros::{
+        cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops, tracepoint,
+    },
     programs::{
-        RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
-        TracePointContext,
+        FEntryContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext,
+        SockOpsContext, TracePointContext,
     },
 };
 
@@ -117,6 +119,68 @@ fn inode_ctime_xchg(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "ctime_xchg_skip")]
 fn inode_ctime_skip(ctx: RawTracePointContext) -> i32 {
     probes::inode::changed(&ctx);
+    0
+}
+
+// The trampoline tier of the same: what the kernel tells its security modules.
+
+#[fentry(function = "security_path_unlink")]
+fn path_unlink(ctx: FEntryContext) -> u32 {
+    probes::path::unlink(&ctx);
+    0
+}
+
+#[fentry(function = "security_path_rename")]
+fn path_rename(ctx: FEntryContext) -> u32 {
+    probes::path::rename(&ctx);
+    0
+}
+
+#[fentry(function = "security_path_rmdir")]
+fn path_rmdir(ctx: FEntryContext) -> u32 {
+    probes::path::rmdir(&ctx);
+    0
+}
+
+#[fentry(function = "security_path_mkdir")]
+fn path_mkdir(ctx: FEntryContext) -> u32 {
+    probes::path::make(&ctx);
+    0
+}
+
+#[fentry(function = "security_path_mknod")]
+fn path_mknod(ctx: FEntryContext) -> u32 {
+    probes::path::make(&ctx);
+    0
+}
+
+#[fentry(function = "security_path_symlink")]
+fn path_symlink(ctx: FEntryContext) -> u32 {
+    probes::path::make(&ctx);
+    0
+}
+
+#[fentry(function = "security_path_link")]
+fn path_link(ctx: FEntryContext) -> u32 {
+    probes::path::link(&ctx);
+    0
+}
+
+#[fentry(function = "security_path_chmod")]
+fn path_chmod(ctx: FEntryContext) -> u32 {
+    probes::path::change(&ctx);
+    0
+}
+
+#[fentry(function = "security_path_chown")]
+fn path_chown(ctx: FEntryContext) -> u32 {
+    probes::path::change(&ctx);
+    0
+}
+
+#[fentry(function = "security_path_truncate")]
+fn path_truncate(ctx: FEntryContext) -> u32 {
+    probes::path::change(&ctx);
     0
 }
 

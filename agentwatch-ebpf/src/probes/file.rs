@@ -59,9 +59,16 @@ pub struct Pending {
     pub task: Task,
     /// The inodes that the kernel changed meanwhile.
     pub touched: [Touched; 2],
-    /// The dentry that held the first one's name, and the super block of both.
+    /// The dentry that held the first one's name, and the super block of both; the mount that it was
+    /// reached through, where the kernel told.
     pub parent: u64,
     pub sb: u64,
+    pub mount: u64,
+    /// Folder and mount of the second name, where the kernel told.
+    pub parent2: u64,
+    pub mount2: u64,
+    /// The dentry of what is being made, where the kernel told.
+    pub made: u64,
     /// Addresses of the names in the caller's memory.
     name: u64,
     name2: u64,
@@ -73,9 +80,6 @@ pub struct Pending {
     extra: u32,
     pub op: u16,
     plain2: u16,
-    /// More bits of [`FileOp::state`].
-    pub state: u32,
-    pad: u32,
 }
 
 impl Pending {
@@ -87,6 +91,10 @@ impl Pending {
             touched: [UNTOUCHED; 2],
             parent: 0,
             sb: 0,
+            mount: 0,
+            parent2: 0,
+            mount2: 0,
+            made: 0,
             name: 0,
             name2: 0,
             dir: AT_FDCWD,
@@ -97,8 +105,6 @@ impl Pending {
             extra: 0,
             op: 0,
             plain2: 0,
-            state: 0,
-            pad: 0,
         }
     }
 }
@@ -226,19 +232,17 @@ fn record<'a>(call: &Pending, result: i64) -> Option<(Builder<FileOp>, &'a mut F
     file.open_flags = call.flags;
     file.mode = call.mode;
     file.extra = call.extra;
-    file.state = call.state;
     file.op = call.op;
     Some((out, file))
 }
 
 #[inline(always)]
-pub fn open(call: &Pending, result: i64) {
+fn open(call: &Pending, result: i64) {
     if result < 0 {
         // Failed opens for reading are the loader looking for libraries, mostly; refused ones are
         // not.
         let refused = result == REFUSED[0] || result == REFUSED[1];
         if (call.flags & O_ACCMODE != 0 || refused)
-            && call.name != 0
             && let Some((out, file)) = record(call, result)
         {
             names(&out, call, file);
@@ -246,7 +250,13 @@ pub fn open(call: &Pending, result: i64) {
         }
         return;
     }
-    let Some(opened) = task::file(task::current(), result as i32) else {
+    opened(&call.task, result as i32, call.flags, call.mode, 0);
+}
+
+/// A process got a descriptor of a file. `bits`: more of [`FileOp::state`].
+#[inline(always)]
+pub fn opened(own: &Task, fd: i32, flags: u32, asked_mode: u32, bits: u32) {
+    let Some(opened) = task::file(task::current(), fd) else {
         return; // closed by another thread meanwhile
     };
     let mode: u32 = read(opened, offset!(file_mode)).unwrap_or(0);
@@ -255,7 +265,7 @@ pub fn open(call: &Pending, result: i64) {
     }
     let write = mode & FMODE_WRITE != 0;
     emit::count(
-        call.task.agent,
+        own.agent,
         if write {
             counter::OPENS_WRITE
         } else {
@@ -271,9 +281,15 @@ pub fn open(call: &Pending, result: i64) {
     if !write && device == 0 && !config::send_all_reads() && !is_sensitive(&path, inode) {
         return;
     }
-    let Some((out, file)) = record(call, result) else {
+    let Some(out) = Builder::<FileOp>::new(kind::FILE, own) else {
         return;
     };
+    let file = out.payload();
+    file.result = fd;
+    file.open_flags = flags;
+    file.mode = asked_mode;
+    file.op = op::OPEN;
+    file.state = bits;
     path::touch(&mut file.target, inode);
     file.size = read(inode, offset!(inode_size)).unwrap_or(0);
     file.state |= if write {
@@ -284,7 +300,7 @@ pub fn open(call: &Pending, result: i64) {
     if mode & FMODE_CREATED != 0 {
         file.state |= state::CREATED;
         if let Some(key) = path::inode_key(inode) {
-            budget::made(call.task.agent, key);
+            budget::made(own.agent, key);
         }
     }
     if device != 0 {
@@ -292,7 +308,7 @@ pub fn open(call: &Pending, result: i64) {
         file.extra = device;
     }
     file.path_len = path.write(&out, flag::PATH_CUT).len;
-    let truncates = write && call.flags & O_TRUNC != 0 && mode & FMODE_CREATED == 0;
+    let truncates = write && flags & O_TRUNC != 0 && mode & FMODE_CREATED == 0;
     out.send(if write && !truncates {
         Way::Bulk
     } else {
@@ -300,7 +316,7 @@ pub fn open(call: &Pending, result: i64) {
     });
     if truncates && let Some(key) = path::inode_key(inode) {
         let folder = read(path.dentry, offset!(dentry_parent)).unwrap_or(0);
-        budget::take_away(&call.task, budget::is_own(call.task.agent, key), folder);
+        budget::take_away(own, budget::is_own(own.agent, key), folder);
     }
 }
 
@@ -350,6 +366,15 @@ fn change(call: &Pending, result: i64) {
         return;
     };
     file.target = call.touched[0];
+    if result >= 0 && call.made != 0 {
+        // By now it has an inode.
+        let inode: u64 = read(call.made, offset!(dentry_inode)).unwrap_or(0);
+        if path::touch(&mut file.target, inode)
+            && let Some(key) = path::inode_key(inode)
+        {
+            budget::made(call.task.agent, key);
+        }
+    }
     file.second = call.touched[1];
     if call.fd >= 0 {
         if let Some(open) = task::file(task::current(), call.fd) {
@@ -387,12 +412,8 @@ fn resolved(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
     if len == 0 || len >= leaf.leaf.len() {
         return; // the name is longer than what was kept: the caller's string must do
     }
-    let base = match base(call.dir) {
-        Some(path) if path.super_block() == Some(call.sb) => path,
-        _ => match task::root(task::current()) {
-            Some(path) if path.super_block() == Some(call.sb) => path,
-            _ => return,
-        },
+    let Some(mount) = mount(call) else {
+        return;
     };
     let Some(at) = out.room() else {
         return;
@@ -406,7 +427,7 @@ fn resolved(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
     out.advance(len + 1);
     let walk = Path {
         dentry: call.parent,
-        mount: base.mount,
+        mount,
     }
     .write(out, flag::PATH_CUT);
     if walk.whole {
@@ -417,10 +438,29 @@ fn resolved(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
     }
 }
 
+/// The mount through which the call reached what it changed: as the kernel told, else one of those that
+/// show its file system.
+#[inline(always)]
+fn mount(call: &Pending) -> Option<u64> {
+    if call.mount != 0 {
+        return Some(call.mount);
+    }
+    let shows = |path: &Path| path.super_block() == Some(call.sb);
+    let place = base(call.dir).filter(shows);
+    let place = place.or_else(|| task::root(task::current()).filter(shows));
+    place.map(|path| path.mount)
+}
+
 /// Appends bases and names as the caller gave them.
 #[inline(always)]
 fn names(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
-    let (base_len, name_len, absolute) = name(out, call.dir, call.name);
+    // Where a link in the last component is followed, that component is not the file's name.
+    let follows = matches!(call.op, op::CHMOD | op::CHOWN | op::XATTR | op::TRUNCATE);
+    let folder = known(call.parent, call.mount).filter(|_| !follows && call.op != op::OPEN);
+    if folder.is_some() {
+        file.state |= state::BASE_RESOLVED;
+    }
+    let (base_len, name_len, absolute) = name(out, call.dir, call.name, folder);
     file.base_len = base_len;
     file.name_len = name_len;
     if absolute {
@@ -430,13 +470,23 @@ fn names(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
         file.state |= state::PLAIN2;
         file.name2_len = string(out, call.name2);
     } else if call.name2 != 0 {
-        let (base_len, name_len, absolute) = name(out, call.dir2, call.name2);
+        let folder = known(call.parent2, call.mount2);
+        if folder.is_some() {
+            file.state |= state::BASE2_RESOLVED;
+        }
+        let (base_len, name_len, absolute) = name(out, call.dir2, call.name2, folder);
         file.base2_len = base_len;
         file.name2_len = name_len;
         if absolute {
             file.state |= state::ABSOLUTE2;
         }
     }
+}
+
+/// A folder that the kernel told of.
+#[inline(always)]
+fn known(dentry: u64, mount: u64) -> Option<Path> {
+    (dentry != 0 && mount != 0).then_some(Path { dentry, mount })
 }
 
 /// What a name is relative to.
@@ -450,14 +500,17 @@ pub fn base(dir: i32) -> Option<Path> {
     }
 }
 
-/// Appends one base and one name: lengths, and whether the name is absolute.
+/// Appends one base (the folder that is known, else what the name is relative to) and one name:
+/// lengths, and whether the name is absolute.
 #[inline(always)]
-fn name(out: &Builder<FileOp>, dir: i32, name: u64) -> (u16, u16, bool) {
+fn name(out: &Builder<FileOp>, dir: i32, name: u64, known: Option<Path>) -> (u16, u16, bool) {
     // SAFETY: the helper checks the address.
     let first = unsafe { bpf_probe_read_user(name as *const u8) }.unwrap_or(0);
     let absolute = first == b'/';
     // The base of an absolute name is the caller's root, which is no `/` in a chroot.
-    let base = if absolute {
+    let base = if known.is_some() {
+        known
+    } else if absolute {
         task::root(task::current())
     } else {
         base(dir)

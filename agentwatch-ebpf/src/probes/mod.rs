@@ -8,6 +8,7 @@ pub mod exec;
 pub mod file;
 pub mod inode;
 pub mod packet;
+pub mod path;
 pub mod process;
 pub mod signal;
 pub mod socket;

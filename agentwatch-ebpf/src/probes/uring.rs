@@ -12,7 +12,7 @@ use agentwatch_common::{
 use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, programs::RawTracePointContext};
 
 use super::{
-    file::{self, AT_REMOVEDIR, Pending},
+    file::{self, AT_REMOVEDIR},
     socket,
 };
 use crate::{
@@ -266,12 +266,10 @@ pub fn complete(ctx: &RawTracePointContext) {
         }
         return;
     }
-    let mut call = Pending::on_fd(entry.task, -1);
-    call.op = op::OPEN;
-    call.flags = entry.flags;
-    call.mode = entry.mode;
-    call.state = state::URING;
-    file::open(&call, result);
+    if result >= 0 {
+        let Request { flags, mode, .. } = entry;
+        file::opened(&entry.task, result as i32, flags, mode, state::URING);
+    }
 }
 
 /// Tells how a request ended.

@@ -40,6 +40,17 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
     let name2 = reader.bytes(name2_len)?;
     let op = operation(op)?;
 
+    // In a folder that the kernel found, only the last component of the caller's string counts.
+    let name = if bits & state::BASE_RESOLVED == 0 {
+        name
+    } else {
+        last(name)
+    };
+    let name2 = if bits & state::BASE2_RESOLVED == 0 {
+        name2
+    } else {
+        last(name2)
+    };
     let by_caller = join(base, name);
     // The second name is always the caller's: nothing tells of a name that is to be.
     let plain2 = bits & state::PLAIN2 != 0;
@@ -64,6 +75,8 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
         (escape(name), PathSource::Caller)
     } else if by_kernel {
         (reversed_path(resolved, false), PathSource::Kernel)
+    } else if bits & state::BASE_RESOLVED != 0 {
+        (by_caller, PathSource::Kernel)
     } else {
         (by_caller, PathSource::Caller)
     };
@@ -166,14 +179,18 @@ fn assign<'a>(
     }
 }
 
+/// The last component of a string.
+fn last(name: &[u8]) -> &[u8] {
+    name.rsplit(|b| *b == b'/')
+        .find(|component| !component.is_empty())
+        .unwrap_or(&[])
+}
+
 /// Whether an inode's name is the last component of a string.
 fn is_leaf(touched: &Touched, name: &[u8]) -> bool {
     let len = usize::try_from(touched.leaf_len).unwrap_or(usize::MAX);
     let kept = len.min(touched.leaf.len());
-    let leaf = name
-        .rsplit(|b| *b == b'/')
-        .find(|c| !c.is_empty())
-        .unwrap_or(&[]);
+    let leaf = last(name);
     len > 0 && leaf.len() == len && leaf[..kept.min(leaf.len())] == touched.leaf[..kept]
 }
 

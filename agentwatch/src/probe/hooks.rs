@@ -26,8 +26,29 @@ const fn raw(
     }
 }
 
-/// What `doctor` says of the three tracepoints that tell of changed inodes.
+/// What `doctor` says of those that tell which file a call is about.
 pub const INODES: &str = "device:inode of what is deleted, renamed or changed";
+
+/// The trampoline tier of that: programs at the entry of kernel functions.
+pub const PATHS: &[(&str, &str)] = &[
+    ("path_unlink", "security_path_unlink"),
+    ("path_rename", "security_path_rename"),
+    ("path_rmdir", "security_path_rmdir"),
+    ("path_mkdir", "security_path_mkdir"),
+    ("path_mknod", "security_path_mknod"),
+    ("path_symlink", "security_path_symlink"),
+    ("path_link", "security_path_link"),
+    ("path_chmod", "security_path_chmod"),
+    ("path_chown", "security_path_chown"),
+    ("path_truncate", "security_path_truncate"),
+];
+
+/// The tracepoint tier of that.
+pub const INODE_CHANGES: &[(&str, &str)] = &[
+    ("inode_ctime_set", "inode_set_ctime_to_ts"),
+    ("inode_ctime_xchg", "ctime_ns_xchg"),
+    ("inode_ctime_skip", "ctime_xchg_skip"),
+];
 
 /// Raw tracepoints.
 pub const RAW: &[RawTracepoint] = &[
@@ -58,9 +79,6 @@ pub const RAW: &[RawTracepoint] = &[
         "signals to other processes",
         true,
     ),
-    raw("inode_ctime_set", "inode_set_ctime_to_ts", INODES, false),
-    raw("inode_ctime_xchg", "ctime_ns_xchg", INODES, false),
-    raw("inode_ctime_skip", "ctime_xchg_skip", INODES, false),
 ];
 
 /// A syscall tracepoint of a call that is no file's.

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod hooks;
 mod leave;
 pub mod offsets;
+mod paths;
 pub mod seed;
 pub mod support;
 pub mod syscalls;
@@ -82,6 +83,8 @@ pub struct Probe {
     ebpf: Ebpf,
     /// What was tried.
     pub capabilities: Vec<Capability>,
+    /// Why the kernel refuses the trampoline tier, if it does.
+    pub trampolines_refused: Option<String>,
 }
 
 impl Probe {
@@ -116,10 +119,12 @@ impl Probe {
         let mut probe = Self {
             ebpf,
             capabilities: Vec::new(),
+            trampolines_refused: None,
         };
         probe.fill_syscalls()?;
         probe.attach_host()?;
         probe.attach_uring(&layout)?;
+        probe.attach_paths()?;
         probe.load_cgroup_programs()?;
         Ok(probe)
     }

@@ -1,0 +1,47 @@
+//! Which file a call is about: the trampoline tier, else tracepoints.
+
+use anyhow::Result;
+use aya::{
+    Btf,
+    programs::{FEntry, ProgramError},
+};
+
+use super::{Probe, hooks};
+
+impl Probe {
+    /// Attaches what tells which inode a call changes: at the entry of kernel functions where this kernel
+    /// lets one, else at the tracepoints of changed inodes (since 6.13). All or nothing of the first:
+    /// half of it would leave calls without.
+    pub(super) fn attach_paths(&mut self) -> Result<()> {
+        let refused = match self.attach_trampolines() {
+            Ok(()) => {
+                for (_, function) in hooks::PATHS {
+                    self.note(&format!("fentry {function}"), hooks::INODES, false, Ok(()))?;
+                }
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        self.trampolines_refused = Some(super::explain(&refused).to_string());
+        for (program, tracepoint) in hooks::INODE_CHANGES {
+            let result = self.attach_raw(program, tracepoint);
+            let hook = format!("raw tracepoint {tracepoint}");
+            self.note(&hook, hooks::INODES, false, result)?;
+        }
+        Ok(())
+    }
+
+    fn attach_trampolines(&mut self) -> Result<(), ProgramError> {
+        let btf = Btf::from_sys_fs()?;
+        for (program, function) in hooks::PATHS {
+            let program: &mut FEntry = self.program(program)?.try_into()?;
+            program.load(function, &btf)?;
+        }
+        // Loaded means that the kernel takes trampolines, but for the attaching itself.
+        for (name, _) in hooks::PATHS {
+            let program: &mut FEntry = self.program(name)?.try_into()?;
+            program.attach()?;
+        }
+        Ok(())
+    }
+}
