@@ -35,10 +35,12 @@ pub mod counter {
     pub const LOST_FLOWS_FULL: u32 = 19;
     /// Lost: no scratch memory (cannot happen while the program runs as it should).
     pub const LOST_SCRATCH: u32 = 20;
+    /// Lost: the agent has its share of a ring buffer full, see [`super::Share`].
+    pub const LOST_SHARE_FULL: u32 = 21;
     /// First and last of the losses.
     pub const LOST_FIRST: u32 = LOST_PRIO_FULL;
     /// See [`LOST_FIRST`].
-    pub const LOST_LAST: u32 = LOST_SCRATCH;
+    pub const LOST_LAST: u32 = LOST_SHARE_FULL;
 
     /// Not lost, but not whole: a path, an argument vector or a name was cut.
     pub const CUT: u32 = 32;
@@ -49,6 +51,38 @@ pub mod counter {
     /// A cgroup could not be tagged: the map of cgroups is full. Its processes carry their tags
     /// still if they were forked by tagged ones.
     pub const CGROUPS_FULL: u32 = 35;
+}
+
+/// What an agent may have unread in the ring buffers: a bucket that is filled up again by what userspace
+/// reads. So a flood of one agent costs no other agent an event. An agent without one may fill the
+/// rings.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Share {
+    /// Most unread bytes, of the urgent and of the bulk ring.
+    pub limit: [u64; 2],
+    /// Bytes sent so far, likewise.
+    pub sent: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Share>() == 32);
+
+/// Bytes that userspace has read of an agent, of the urgent and of the bulk ring.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Read {
+    /// The bytes.
+    pub bytes: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Read>() == 16);
+
+/// Indices of [`Share`] and [`Read`].
+pub mod ring {
+    /// The urgent one.
+    pub const PRIO: usize = 0;
+    /// The other.
+    pub const BULK: usize = 1;
 }
 
 /// The counters of one agent, put into the stream of records now and then, so that a recording
@@ -77,4 +111,4 @@ pub struct Tally {
 const _: () = assert!(size_of::<Tally>() == 120);
 const _: () = assert!((counter::LOST_LAST - counter::LOST_FIRST) < 8);
 
-crate::pod!(CounterKey);
+crate::pod!(CounterKey, Share, Read);

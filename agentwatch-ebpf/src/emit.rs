@@ -5,7 +5,7 @@ use core::{marker::PhantomData, mem::MaybeUninit};
 use agentwatch_common::{
     Header,
     header::{COMM_LEN, flag},
-    loss::{CounterKey, counter},
+    loss::{CounterKey, Share, counter, ring},
     tag::Task,
 };
 use aya_ebpf::{
@@ -18,7 +18,10 @@ use aya_ebpf::{
 
 use crate::{
     kernel::config,
-    maps::{COUNTERS, EVENTS_BULK, EVENTS_PRIO, LAST_WAKEUP, SCRATCH, SCRATCH_MASK, Scratch},
+    maps::{
+        COUNTERS, EVENTS_BULK, EVENTS_PRIO, LAST_WAKEUP, READ, SCRATCH, SCRATCH_MASK, SHARES,
+        Scratch,
+    },
 };
 
 /// Bulk records that decide something wake userspace, but not more often than this.
@@ -109,6 +112,69 @@ pub fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
+/// An agent's share of the rings, where it has one.
+#[inline(always)]
+fn share<'a>(agent: u32) -> Option<&'a mut Share> {
+    // SAFETY: an entry of the map; other CPUs write it too, each word at once.
+    SHARES
+        .get_ptr_mut(&agent)
+        .map(|share| unsafe { &mut *share })
+}
+
+/// Whether there is room for a record in an agent's share.
+#[inline(always)]
+fn has_room(share: &Share, agent: u32, prio: bool, len: u64) -> bool {
+    // SAFETY: copied out at once.
+    let read = unsafe { READ.get(&agent) }.copied();
+    let read = read.map_or([0; 2], |read| read.bytes);
+    let (sent, limit, read) = if prio {
+        (
+            share.sent[ring::PRIO],
+            share.limit[ring::PRIO],
+            read[ring::PRIO],
+        )
+    } else {
+        (
+            share.sent[ring::BULK],
+            share.limit[ring::BULK],
+            read[ring::BULK],
+        )
+    };
+    // What other CPUs send at this moment is not seen: it errs by a few records.
+    sent.wrapping_sub(read) + len <= limit
+}
+
+/// Takes the record's bytes from the share.
+#[inline(always)]
+fn charge(share: &mut Share, prio: bool, len: u64) {
+    let sent = if prio {
+        &raw mut share.sent[ring::PRIO]
+    } else {
+        &raw mut share.sent[ring::BULK]
+    };
+    // SAFETY: a word of the map.
+    unsafe { add(sent, len) };
+}
+
+/// Adds to a number that other CPUs add to as well.
+///
+/// # Safety
+///
+/// `to` is an aligned word of a map.
+#[inline(always)]
+pub unsafe fn add(to: *mut u64, what: u64) {
+    // SAFETY: the caller's promise; one instruction.
+    #[cfg(target_arch = "bpf")]
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({to} + 0) += {what}", to = in(reg) to, what = in(reg) what);
+    };
+    // SAFETY: the caller's promise.
+    #[cfg(not(target_arch = "bpf"))]
+    unsafe {
+        *to = (*to).wrapping_add(what);
+    };
+}
+
 /// A record of fixed size.
 #[repr(C)]
 pub struct Record<T> {
@@ -123,11 +189,22 @@ pub fn prio<T: 'static>(mut header: Header, fill: impl FnOnce(*mut T)) {
     let agent = header.agent;
     count(agent, counter::EMITTED);
     count_flags(agent, header.flags);
+    let len = size_of::<Record<T>>() as u64;
+    let share = share(agent);
+    if let Some(share) = &share
+        && !has_room(share, agent, true, len)
+    {
+        count(agent, counter::LOST_SHARE_FULL);
+        return;
+    }
     let Some(mut entry) = EVENTS_PRIO.reserve::<Record<T>>(0) else {
         count(agent, counter::LOST_PRIO_FULL);
         return;
     };
-    header.len = size_of::<Record<T>>() as u32;
+    if let Some(share) = share {
+        charge(share, true, len);
+    }
+    header.len = len as u32;
     let record = entry.as_mut_ptr();
     // SAFETY: the memory is reserved for a `Record<T>`, and `fill` writes the rest of it.
     unsafe { (&raw mut (*record).header).write(header) };
@@ -261,7 +338,7 @@ impl<T> Builder<T> {
         let len = mask::<SCRATCH_MASK>(len);
         header.len = len as u32;
         count_flags(agent, header.flags);
-        let (ring, lost, wakeup) = match way {
+        let (to, lost, wakeup) = match way {
             Way::Prio => (&raw const EVENTS_PRIO, counter::LOST_PRIO_FULL, 0),
             Way::BulkSoon | Way::Bulk => (
                 &raw const EVENTS_BULK,
@@ -269,12 +346,20 @@ impl<T> Builder<T> {
                 bulk_wakeup(way == Way::BulkSoon),
             ),
         };
+        let share = share(agent);
+        if let Some(share) = &share
+            && !has_room(share, agent, way == Way::Prio, len as u64)
+        {
+            count(agent, counter::LOST_SHARE_FULL);
+            return;
+        }
         // SAFETY: a ring buffer map, and `len` bytes of the scratch memory, which is larger.
-        let result = unsafe {
-            bpf_ringbuf_output(ring.cast_mut().cast(), record.cast(), len as u64, wakeup)
-        };
+        let result =
+            unsafe { bpf_ringbuf_output(to.cast_mut().cast(), record.cast(), len as u64, wakeup) };
         if result != 0 {
             count(agent, lost);
+        } else if let Some(share) = share {
+            charge(share, way == Way::Prio, len as u64);
         }
     }
 }

@@ -6,7 +6,7 @@ use agentwatch_common::{
     config::Config,
     file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall},
     flow::{FlowKey, FlowState, Trigger},
-    loss::CounterKey,
+    loss::{CounterKey, Read, Share},
     offsets::Offsets,
     tag::Task,
 };
@@ -101,6 +101,15 @@ pub static URING: HashMap<u64, Request> = HashMap::with_max_entries(8192, BPF_F_
 /// deletions are told, and do not count against the budget.
 #[map]
 pub static URING_DELETES: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1024, 0);
+
+/// Agent → its share of the rings. Filled by userspace for the agents that it watches, which it refuses
+/// to overfill.
+#[map]
+pub static SHARES: HashMap<u32, Share> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Agent → what userspace has read. As above.
+#[map]
+pub static READ: HashMap<u32, Read> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
 /// Counters by agent. Full: new agents are not counted; there is room for 4096 / ~12 of them.
 #[map]

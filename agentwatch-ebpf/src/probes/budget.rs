@@ -108,11 +108,8 @@ fn take_one(left: &mut i64) -> i64 {
     let before = unsafe { (&raw const *left).read_volatile() };
     // An atomic addition that gives the old value is there since 5.12 only: two CPUs at once may see the
     // same number, and one file more is gone.
-    #[cfg(target_arch = "bpf")]
-    // SAFETY: one instruction upon an aligned word of the map.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({at} + 0) += {less}", at = in(reg) left, less = in(reg) -1i64);
-    };
+    // SAFETY: a word of the map.
+    unsafe { emit::add((&raw mut *left).cast(), u64::MAX) };
     before
 }
 

@@ -212,7 +212,7 @@ pub const LOSS_REASONS: [&str; 8] = [
     "too many calls in flight",
     "too many flows",
     "no scratch memory",
-    "reserved",
+    "more than the agent's share",
     "reserved",
     "reserved",
 ];

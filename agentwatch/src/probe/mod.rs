@@ -23,7 +23,7 @@ use agentwatch_common::{
     config::Config,
     file::{InodeKey, LEAF_MAX, NameKey, Syscall},
     flow::{FlowKey, FlowState},
-    loss::{CounterKey, Tally, counter},
+    loss::{CounterKey, Read, Share, Tally, counter},
     tag::Task,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -382,6 +382,23 @@ impl Probe {
         Ok(())
     }
 
+    /// Limits what an agent may have unread in the rings, to a part of each: so that with others watched
+    /// beside it a flood costs none of them an event.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many agents.
+    pub fn share(&mut self, agent: u32, prio_bytes: u64, bulk_bytes: u64) -> Result<()> {
+        let share = Share {
+            limit: [prio_bytes, bulk_bytes],
+            sent: [0; 2],
+        };
+        let mut shares: HashMap<_, u32, Share> = self.map("SHARES")?.try_into()?;
+        shares
+            .insert(agent, share, 0)
+            .context("cannot give the agent its share of the rings")
+    }
+
     /// The two ring buffers and what the source reads beside them. Once.
     ///
     /// # Errors
@@ -392,6 +409,7 @@ impl Probe {
             prio: self.take("EVENTS_PRIO")?.try_into()?,
             bulk: self.take("EVENTS_BULK")?.try_into()?,
             flows: self.take("FLOWS")?.try_into()?,
+            read: self.take("READ")?.try_into()?,
             counters: self.take("COUNTERS")?.try_into()?,
         })
     }
@@ -434,6 +452,8 @@ pub struct Rings {
     pub bulk: RingBuf<MapData>,
     /// Flows that are open.
     pub flows: HashMap<MapData, FlowKey, FlowState>,
+    /// What was read of each agent.
+    pub read: HashMap<MapData, u32, Read>,
     counters: PerCpuHashMap<MapData, CounterKey, u64>,
 }
 

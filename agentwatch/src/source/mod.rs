@@ -10,7 +10,7 @@ use agentwatch_common::{
     flow::{self, FlowKey, FlowState},
     header::{COMM_LEN, flag},
     kind,
-    loss::Tally,
+    loss::{Read, Tally, ring},
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{
@@ -24,12 +24,26 @@ use uring::Held;
 /// Most UDP sockets whose peers are remembered. Flows of further ones end when the watching does.
 const UDP_SOCKETS: usize = 16 * 1024;
 
+/// What was read of an agent.
+struct Got {
+    records: u64,
+    read: Read,
+    /// The kernel has not been told.
+    news: bool,
+}
+
+const NOTHING: Got = Got {
+    records: 0,
+    read: Read { bytes: [0; 2] },
+    news: false,
+};
+
 /// The records of a running kernel.
 pub struct Source {
     rings: Rings,
     fds: [AsyncFd<OwnedFd>; 2],
     arena: BytesMut,
-    delivered: HashMap<u32, u64>,
+    got: HashMap<u32, Got>,
     udp: HashMap<u64, Vec<FlowKey>>,
     uring: Held,
 }
@@ -51,7 +65,7 @@ impl Source {
             fds: [wait(prio)?, wait(bulk)?],
             rings,
             arena: BytesMut::new(),
-            delivered: HashMap::new(),
+            got: HashMap::new(),
             udp: HashMap::new(),
             uring: Held::default(),
         })
@@ -73,21 +87,28 @@ impl Source {
         let Self {
             rings,
             arena,
-            delivered,
+            got,
             udp,
             uring,
             fds: _,
         } = self;
         let Rings {
-            prio, bulk, flows, ..
+            prio,
+            bulk,
+            flows,
+            read,
+            ..
         } = rings;
-        for ring in [prio, bulk] {
+        for (which, ring) in [(ring::PRIO, prio), (ring::BULK, bulk)] {
             while let Some(item) = ring.next() {
                 let record: &[u8] = &item;
                 let Some(head) = Head::of(record) else {
                     continue; // not ours; cannot happen
                 };
-                *delivered.entry(head.agent).or_default() += 1;
+                let got = got.entry(head.agent).or_insert(NOTHING);
+                got.records += 1;
+                got.read.bytes[which] += record.len() as u64;
+                got.news = true;
                 if head.kind == kind::SOCK_CLOSE {
                     for key in udp.remove(&head.cookie).unwrap_or_default() {
                         if let Ok(state) = flows.get(&key, 0) {
@@ -114,6 +135,12 @@ impl Source {
                 arena.put_slice(record);
                 batch.push(arena.split().freeze());
             }
+        }
+        // What was read makes room in the agents' shares.
+        for (agent, got) in got.iter_mut().filter(|(_, got)| got.news) {
+            got.news = false;
+            // Full only with more agents than can be watched: they have no share then.
+            let _ = read.insert(agent, got.read, 0);
         }
         batch.extend(uring.overdue(respond::now_ns()));
         batch[start..].sort_by_key(|record| Head::of(record).map_or(0, |head| head.time_ns));
@@ -145,7 +172,7 @@ impl Source {
     /// An agent's counters, and how many of its records were delivered.
     pub fn tally(&self, agent: u32) -> Tally {
         Tally {
-            delivered: self.delivered.get(&agent).copied().unwrap_or(0),
+            delivered: self.got.get(&agent).map_or(0, |got| got.records),
             ..self.rings.tally(agent)
         }
     }

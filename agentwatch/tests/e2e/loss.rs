@@ -3,6 +3,8 @@
 use std::{fs, process::Command};
 
 use agentwatch::{
+    decode,
+    event::{Event, Kind},
     probe::{Options, Probe},
     source::Source,
 };
@@ -17,6 +19,7 @@ use crate::{
 tests! {
     the_sum_holds_under_a_load_that_loses;
     nothing_is_lost_of_an_ordinary_load;
+    a_flood_costs_no_other_agent_an_event needs "/usr/bin/python3";
 }
 
 const AGENT: u32 = 1;
@@ -93,5 +96,92 @@ fn nothing_is_lost_of_an_ordinary_load() -> Result<()> {
         "{delivered} of {}",
         tally.emitted
     );
+    Ok(())
+}
+
+/// One agent floods both rings while nobody reads; then another one does its work.
+fn a_flood_costs_no_other_agent_an_event() -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    const FLOOD: u32 = 1;
+    const QUIET: u32 = 2;
+    const RING: u32 = 64 * 4096;
+    let place = Place::new()?;
+    let cgroups = [Cgroup::new("flood")?, Cgroup::new("quiet")?];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let _inside = runtime.enter();
+    let mut probe = Probe::load(&Options {
+        bulk_bytes: Some(RING),
+        prio_bytes: Some(RING),
+        ..Options::DEFAULT
+    })?;
+    let mut source = Source::new(probe.take_rings()?)?;
+    for (agent, cgroup) in [(FLOOD, &cgroups[0]), (QUIET, &cgroups[1])] {
+        probe.share(agent, u64::from(RING / 4), u64::from(RING / 4))?;
+        probe.watch(agent, &cgroup.0, fs::metadata(&cgroup.0)?.ino())?;
+    }
+    let run = |cgroup: &Cgroup, script: &str| -> Result<()> {
+        let script = format!("echo $$ > {}/cgroup.procs; {script}", cgroup.0.display());
+        let status = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(place.path("work"))
+            .status()?;
+        ensure!(status.success(), "{script}: {status}");
+        Ok(())
+    };
+    run(
+        &cgroups[0],
+        "for i in $(seq 400); do for j in 1 2 3 4 5 6 7 8 9; do : > f$j; done; rm -f f*; done",
+    )?;
+    let port = crate::support::port();
+    let _server = crate::support::echo(port)?;
+    run(
+        &cgroups[1],
+        &format!(
+            "echo 1 > quiet; rm quiet; exec /usr/bin/python3 -c \"import socket; \
+             s = socket.create_connection(('127.0.0.1', {port})); s.send(b'hello'); s.recv(5)\""
+        ),
+    )?;
+    drop(probe);
+    let mut batch = Vec::new();
+    source.drain(&mut batch);
+    for agent in [FLOOD, QUIET] {
+        let tally = source.tally(agent);
+        let lost: u64 = tally.lost.iter().sum();
+        ensure!(
+            tally.emitted == tally.delivered + lost,
+            "agent {agent}: {} ≠ {} + {lost}",
+            tally.emitted,
+            tally.delivered
+        );
+    }
+    let share_full = 5;
+    let flood = source.tally(FLOOD);
+    ensure!(flood.lost[share_full] > 0, "{:?}", flood.lost);
+    ensure!(flood.delivered > 0, "nothing of the flood came");
+    let quiet = source.tally(QUIET);
+    ensure!(quiet.lost.iter().all(|n| *n == 0), "{:?}", quiet.lost);
+    let events: Vec<Event> = batch
+        .iter()
+        .filter_map(|record| decode::decode(record).ok())
+        .filter(|event| event.agent == QUIET)
+        .collect();
+    let has = |what: &str, is: fn(&Kind) -> bool| {
+        ensure!(events.iter().any(|event| is(&event.kind)), "no {what}");
+        Ok(())
+    };
+    has("exec", |kind| matches!(kind, Kind::Exec(_)))?;
+    has("connect", |kind| matches!(kind, Kind::Connect(_)))?;
+    has("flow_open", |kind| matches!(kind, Kind::FlowOpen(_)))?;
+    has(
+        "flow_close",
+        |kind| matches!(kind, Kind::FlowClose(close) if close.bytes_out == 5 && close.bytes_in == 5),
+    )?;
+    has("exit", |kind| matches!(kind, Kind::Exit(_)))?;
+    for name in ["open", "unlink"] {
+        let one = events.iter().any(|event| event.kind.name() == name);
+        ensure!(one, "no {name}");
+    }
     Ok(())
 }
