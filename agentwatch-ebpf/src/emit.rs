@@ -13,6 +13,7 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         bpf_ktime_get_boot_ns, generated::bpf_get_current_comm, generated::bpf_ringbuf_output,
+        generated::bpf_ringbuf_reserve, generated::bpf_ringbuf_submit,
     },
 };
 
@@ -137,7 +138,43 @@ pub fn prio<T: 'static>(mut header: Header, fill: impl FnOnce(*mut T)) {
     entry.submit(0);
 }
 
-/// Which ring a record with a tail goes to.
+/// Reserves a record in a ring: for programs that interrupt others, for which [`SCRATCH`] is not. What
+/// is reserved must be sent by [`submit`].
+#[inline(always)]
+pub fn reserve<T: 'static>(way: Way, agent: u32) -> Option<*mut Record<T>> {
+    count(agent, counter::EMITTED);
+    let (ring, lost) = match way {
+        Way::Prio => (&raw const EVENTS_PRIO, counter::LOST_PRIO_FULL),
+        Way::BulkSoon | Way::Bulk => (&raw const EVENTS_BULK, counter::LOST_BULK_FULL),
+    };
+    // SAFETY: a ring buffer map.
+    let record =
+        unsafe { bpf_ringbuf_reserve(ring.cast_mut().cast(), size_of::<Record<T>>() as u64, 0) };
+    if record.is_null() {
+        count(agent, lost);
+        return None;
+    }
+    Some(record.cast())
+}
+
+/// Sends what was reserved.
+///
+/// # Safety
+///
+/// `record` is from [`reserve`] with the same `way`, its header and payload are written, and the
+/// header's length is at most what was reserved: userspace does not look at what is beyond.
+#[inline(always)]
+pub unsafe fn submit<T>(record: *mut Record<T>, way: Way) {
+    // The urgent ring wakes userspace unless it is reading already.
+    let wakeup = match way {
+        Way::Prio => 0,
+        Way::BulkSoon | Way::Bulk => bulk_wakeup(way == Way::BulkSoon),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { bpf_ringbuf_submit(record.cast(), wakeup) };
+}
+
+/// Which ring a record goes to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// The urgent ring.
