@@ -5,6 +5,8 @@ use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
+use crate::decode::payload::Message;
+
 /// A process: its id, and when it started, since ids are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ProcessKey {
@@ -38,6 +40,9 @@ pub struct Event {
     pub comm: String,
     /// Something of it is cut or could not be read.
     pub partial: bool,
+    /// The name of the peer that the agent opened a flow to: what the agent was told, or says itself.
+    /// `enrich` finds it.
+    pub domain: Option<Domain>,
     /// What it was.
     pub kind: Kind,
 }
@@ -73,6 +78,8 @@ pub enum Kind {
     FlowOpen(Endpoint),
     /// The first payload of a flow.
     FlowData(Box<FlowData>),
+    /// A message that was recognised in the payload.
+    Payload(Box<Payload>),
     /// A flow ended.
     FlowClose(FlowClose),
     /// A call upon a file.
@@ -98,6 +105,7 @@ impl Kind {
             Self::Listen(_) => "listen",
             Self::FlowOpen(_) => "flow_open",
             Self::FlowData(_) => "flow_data",
+            Self::Payload(payload) => payload.message.name(),
             Self::FlowClose(_) => "flow_close",
             Self::File(file) => file.op.name(),
             Self::Seed(_) => "seed",
@@ -118,6 +126,11 @@ impl Kind {
         "flow_open",
         "flow_data",
         "flow_close",
+        "tls",
+        "dns",
+        "http",
+        "ssh",
+        "stratum",
         "open",
         "unlink",
         "rmdir",
@@ -280,7 +293,7 @@ pub struct Connect {
     pub trigger: Option<Trigger>,
 }
 
-/// The beginning of what was said on a flow.
+/// The beginning of what was said on a flow, or of a DNS message anywhere in it.
 #[derive(Debug, Clone)]
 pub struct FlowData {
     /// The flow.
@@ -295,6 +308,51 @@ pub struct FlowData {
     pub data: Vec<u8>,
     /// For bytes out: what the process had got last.
     pub trigger: Option<Trigger>,
+}
+
+/// A message in the payload of a flow.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    /// The flow.
+    pub endpoint: Endpoint,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Bytes in this direction before it. Not 0: what was said before, with a proxy for instance, may
+    /// have changed who it is said to.
+    pub offset: u64,
+    /// The message.
+    pub message: Message,
+}
+
+/// A peer's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    /// The name.
+    pub name: String,
+    /// Who says so.
+    pub source: DomainSource,
+}
+
+/// Who gave a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DomainSource {
+    /// A name server told the agent this address for the name.
+    Dns,
+    /// The agent, in the ClientHello: nobody vouches for it.
+    Sni,
+    /// The agent, in the request: nobody vouches for it.
+    Host,
+}
+
+impl DomainSource {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Sni => "sni",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// The end of a flow.
@@ -312,6 +370,22 @@ pub struct FlowClose {
     pub established: bool,
     /// It is open still, at the end of the watching.
     pub alive: bool,
+}
+
+impl Kind {
+    /// The ends of the flow that it is about.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Connect(connect) => Some(&connect.endpoint),
+            Self::Accept(endpoint) | Self::Listen(endpoint) | Self::FlowOpen(endpoint) => {
+                Some(endpoint)
+            }
+            Self::FlowData(data) => Some(&data.endpoint),
+            Self::Payload(payload) => Some(&payload.endpoint),
+            Self::FlowClose(close) => Some(&close.endpoint),
+            _ => None,
+        }
+    }
 }
 
 /// What was done to a file.

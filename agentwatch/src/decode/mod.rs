@@ -4,6 +4,7 @@
 mod bytes;
 mod file;
 mod flow;
+pub mod payload;
 
 use agentwatch_common::{exec, header::Header, header::flag, kind, loss, process};
 
@@ -88,6 +89,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         cgroup,
         comm: bytes::until_nul(&comm),
         partial: flags & !flag::USER != 0,
+        domain: None,
         kind,
     })
 }
