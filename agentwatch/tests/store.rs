@@ -13,9 +13,10 @@ use std::{
 };
 
 use agentwatch::{
+    decode::payload::{self, Message, Parsed},
     event::{
         Address, Connect, Direction, Endpoint, Event, Exec, Exit, File, FileOp, FlowClose,
-        FlowData, Inode, Kind, PathSource, ProcessKey, Protocol, Seed, Tally,
+        FlowData, Inode, Kind, PathSource, Payload, ProcessKey, Protocol, Seed, Tally,
     },
     finding::{Action, Finding, ProcessInfo, Response, Severity},
     store::{
@@ -107,6 +108,30 @@ fn endpoint() -> Endpoint {
         protocol: Protocol::Tcp,
         direction: Direction::Out,
     }
+}
+
+/// A real message of each protocol.
+fn messages() -> impl Iterator<Item = Kind> {
+    let stream = |bytes: &[u8]| match payload::stream(bytes) {
+        Parsed::Whole(message, _) => message,
+        other => panic!("{other:?}"),
+    };
+    let answer = include_bytes!("payloads/dig-cname.answer.dns");
+    let messages = [
+        stream(include_bytes!("payloads/firefox135.tls")),
+        stream(include_bytes!("payloads/curl.http")),
+        stream(include_bytes!("payloads/ssh.ssh")),
+        stream(b"{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[\"cpuminer/2.5.1\"]}\n"),
+        Message::Dns(payload::dns::datagram(answer, true, false).unwrap()),
+    ];
+    messages.into_iter().map(|message| {
+        Kind::Payload(Box::new(Payload {
+            endpoint: endpoint(),
+            direction: Direction::Out,
+            offset: 0,
+            message,
+        }))
+    })
 }
 
 /// One event of every kind that is stored.
@@ -205,6 +230,7 @@ fn every_kind() -> Vec<Kind> {
         ]
         .map(file),
     );
+    kinds.extend(messages());
     kinds
 }
 

@@ -196,7 +196,14 @@ fn said(row: &Row) -> String {
             "{} {}{}",
             row.told("http.request.method").unwrap_or("HTTP/2"),
             told("url.original"),
-            word(" at ", told("server.address")),
+            word(
+                " at ",
+                if told("http.request.method") == "CONNECT" {
+                    ""
+                } else {
+                    told("server.address")
+                }
+            ),
         ),
         "ssh" => format!(
             "SSH {} {}, {}",

@@ -101,3 +101,6 @@ impl World {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

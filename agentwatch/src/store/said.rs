@@ -115,7 +115,14 @@ fn http(request: &Request, detail: &mut Map<String, Value>) {
     } else {
         host.as_deref()
     };
-    put(detail, "server.address", server);
+    let (address, port) = match server.and_then(|server| server.rsplit_once(':')) {
+        Some((address, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
+            (Some(address), port.parse::<u16>().ok())
+        }
+        _ => (server, None),
+    };
+    put(detail, "server.address", address);
+    put(detail, "server.port", port);
     if request.is_connect() {
         return;
     }

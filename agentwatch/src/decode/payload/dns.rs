@@ -141,9 +141,8 @@ pub fn cut_stream(bytes: &[u8]) -> Option<Dns> {
 
 /// Every byte belongs to a record.
 fn is_exact(message: &Message<&[u8]>) -> bool {
-    let mut section = match message.answer() {
-        Ok(section) => section,
-        Err(_) => return false,
+    let Ok(mut section) = message.answer() else {
+        return false;
     };
     loop {
         let mut end = section.pos();

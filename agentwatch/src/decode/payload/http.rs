@@ -82,7 +82,7 @@ fn read(bytes: &[u8]) -> Option<(Request, Option<usize>)> {
     // Anything that begins with a word is a method to httparse.
     let method = bytes.iter().position(|b| !b.is_ascii_uppercase());
     match method {
-        Some(at) if at < 3 || at > METHOD || bytes[at] != b' ' => return None,
+        Some(at) if !(3..=METHOD).contains(&at) || bytes[at] != b' ' => return None,
         None if bytes.is_empty() || bytes.len() > METHOD => return None,
         _ => {}
     }

@@ -1,6 +1,6 @@
 //! What is said at the beginning of a flow, or in a DNS message: bytes → [`Message`]. Like all of
 //! `decode` pure and total: any bytes give a message or none, never a panic. What bytes belong
-//! together is known in `enrich/conversations.rs`.
+//! together is known in `enrich/conversations`.
 //!
 //! Behaviour decides, not ports: each protocol is known by its bytes. Only DNS over TCP is looked for
 //! at its port alone, since its first bytes are a length.
@@ -63,9 +63,11 @@ impl<T> Parsed<T> {
     }
 }
 
+type Parser = fn(&[u8]) -> Parsed<Message>;
+
 /// Looks at the beginning of a TCP stream, or of what begins with a packet in it.
 pub fn stream(bytes: &[u8]) -> Parsed<Message> {
-    let parsers: [fn(&[u8]) -> Parsed<Message>; 5] = [
+    let parsers: [Parser; 5] = [
         |bytes| tls::client_hello(bytes).map(Message::Tls),
         |bytes| http::request(bytes).map(Message::Http),
         |bytes| ssh::banner(bytes).map(Message::Ssh),
@@ -84,7 +86,7 @@ pub fn cut_stream(bytes: &[u8]) -> Option<Message> {
 }
 
 /// What the first parser says that does not say [`Parsed::Other`]; begun ones wait for later ones.
-fn first(bytes: &[u8], parsers: &[fn(&[u8]) -> Parsed<Message>]) -> Parsed<Message> {
+fn first(bytes: &[u8], parsers: &[Parser]) -> Parsed<Message> {
     let mut begun = false;
     for parser in parsers {
         match parser(bytes) {

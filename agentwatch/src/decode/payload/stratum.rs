@@ -49,15 +49,9 @@ pub fn cut(bytes: &[u8]) -> Option<Stratum> {
         return None;
     }
     let after = |what: &[u8]| {
-        let at = bytes.windows(what.len()).position(|w| w == what)?;
-        let rest = &bytes[at + what.len()..];
-        let start = rest.iter().position(|b| *b == b'"')?;
-        let between = |b: &u8| *b == b':' || b.is_ascii_whitespace();
-        if !rest[..start].iter().all(between) {
-            return None;
-        }
-        let rest = &rest[start + 1..];
-        Some(&rest[..rest.iter().position(|b| *b == b'"')?])
+        let ends = bytes.windows(what.len()).zip(what.len()..);
+        let mut found = ends.filter(|(word, _)| *word == what);
+        found.find_map(|(_, end)| value(&bytes[end..]))
     };
     let method = after(b"\"method\"").map(text)?;
     let known = is_stratum(&method) || (method == "login" && after(b"\"agent\"").is_some());
@@ -68,6 +62,13 @@ pub fn cut(bytes: &[u8]) -> Option<Stratum> {
         method,
         cut: true,
     })
+}
+
+/// The string after the name of a member.
+fn value(bytes: &[u8]) -> Option<&[u8]> {
+    let bytes = bytes.trim_ascii_start().strip_prefix(b":")?;
+    let text = bytes.trim_ascii_start().strip_prefix(b"\"")?;
+    Some(&text[..text.iter().position(|b| *b == b'"')?])
 }
 
 /// Methods that nothing else has.

@@ -437,8 +437,8 @@ mod tests {
   command    sh -c x
   ended      with exit status 3, after 0 ms, begun 1970-01-01T00:00:00Z
   processes  1 process; 1 program started: sh
-  network    tcp out 192.0.2.1:443                                           1 flow    2.0 KiB out        1 B in
-             tcp out 192.0.2.2:443 a.long.name.in.the.example.org            1 flow        0 B out        0 B in
+  network    tcp out 192.0.2.1:443                                          1 flow    2.0 KiB out        1 B in
+             tcp out 192.0.2.2:443 a.long.name.in.the.example.org           1 flow        0 B out        0 B in
   files      1 deleted
                   1 below /w
   findings   none

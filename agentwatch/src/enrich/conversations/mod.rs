@@ -81,7 +81,7 @@ impl Conversations {
         if data.offset > next {
             said.extend(begun.cut(data.direction));
             begun.offset = data.offset;
-            begun.bytes = data.data.clone();
+            begun.bytes.clone_from(&data.data);
         } else {
             begun.bytes.extend_from_slice(new.unwrap_or_default());
         }
