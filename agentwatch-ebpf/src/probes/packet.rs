@@ -336,7 +336,7 @@ fn recognise(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_bu
     if first
         && (packet.remote_port == DNS_PORT
             || packet.local_port == DNS_PORT
-            || (packet.proto == UDP && is_question(skb, packet)))
+            || is_question(skb, packet))
     {
         flow.flags |= state::DNS;
     }
@@ -377,7 +377,13 @@ fn is_wide(skb: *mut __sk_buff, packet: &Packet) -> bool {
 fn is_question(skb: *mut __sk_buff, packet: &Packet) -> bool {
     /// QR and Opcode are zero in a plain question.
     const QR_OPCODE: u8 = 0xf8;
-    let Some(head) = load::<[u8; 12]>(skb, packet.at) else {
+    // Over TCP its length is before it (RFC 1035, 4.2.2).
+    let at = if packet.proto == TCP {
+        packet.at + 2
+    } else {
+        packet.at
+    };
+    let Some(head) = load::<[u8; 12]>(skb, at) else {
         return false;
     };
     let one_question = head[4] == 0 && head[5] == 1;

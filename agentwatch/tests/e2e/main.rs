@@ -11,6 +11,7 @@ mod flows;
 mod history;
 mod loss;
 mod outside;
+mod payload;
 mod processes;
 mod quiet;
 mod recordings;
@@ -55,6 +56,7 @@ fn main() {
         files::TESTS,
         processes::TESTS,
         flows::TESTS,
+        payload::TESTS,
         run::TESTS,
         history::TESTS,
         loss::TESTS,

@@ -14,6 +14,8 @@ use super::{Parsed, text};
 
 /// Bytes of a message's header.
 const HEADER: usize = 12;
+/// Most records of each sort that a message has which is not at DNS's port.
+const RECORDS: u16 = 64;
 /// Most answers that are kept of a message.
 const ANSWERS: usize = 64;
 
@@ -109,9 +111,8 @@ pub fn datagram(bytes: &[u8], own_port: bool, cut: bool) -> Option<Dns> {
             .then(|| read(&message, cut))
             .filter(|dns| dns.question.is_some());
     }
-    let one = query && counts.qdcount() == 1 && counts.arcount() <= 64 && counts.ancount() <= 64;
     let class = message.question().next()?.ok()?.qclass();
-    if !one || class != Class::IN || (!cut && !is_exact(&message)) {
+    if !is_plausible(&message) || class != Class::IN || (!cut && !is_exact(&message)) {
         return None;
     }
     Some(read(&message, cut)).filter(|dns| dns.question.is_some())
@@ -134,9 +135,39 @@ pub fn stream(bytes: &[u8]) -> Parsed<Dns> {
     }
 }
 
+/// The same at any port: only what must be a message, which begins with all of its header.
+pub fn any_stream(bytes: &[u8]) -> Parsed<Dns> {
+    let Some((len, rest)) = bytes.split_first_chunk::<2>() else {
+        return Parsed::Other;
+    };
+    let len = usize::from(u16::from_be_bytes(*len));
+    let begins = rest.get(..HEADER).is_some_and(|head| {
+        let message = Message::from_octets(head);
+        message.is_ok_and(|message| is_plausible(&message))
+    });
+    if !begins || len < HEADER {
+        return Parsed::Other;
+    }
+    match rest.get(..len) {
+        Some(message) => {
+            datagram(message, false, false).map_or(Parsed::Other, |dns| Parsed::Whole(dns, 2 + len))
+        }
+        None => Parsed::Begun,
+    }
+}
+
 /// What there is of a message over TCP whose end is missing.
 pub fn cut_stream(bytes: &[u8]) -> Option<Dns> {
     datagram(bytes.get(2..)?, true, true)
+}
+
+/// One question, and as many records as messages have.
+fn is_plausible(message: &Message<&[u8]>) -> bool {
+    let (header, counts) = (message.header(), message.header_counts());
+    let records = [counts.ancount(), counts.nscount(), counts.arcount()];
+    header.opcode() == Opcode::QUERY
+        && counts.qdcount() == 1
+        && records.into_iter().all(|n| n <= RECORDS)
 }
 
 /// Every byte belongs to a record.

@@ -2,8 +2,8 @@
 //! `decode` pure and total: any bytes give a message or none, never a panic. What bytes belong
 //! together is known in `enrich/conversations`.
 //!
-//! Behaviour decides, not ports: each protocol is known by its bytes. Only DNS over TCP is looked for
-//! at its port alone, since its first bytes are a length.
+//! Behaviour decides, not ports: each protocol is known by its bytes. At DNS's own port more is read
+//! as DNS than elsewhere, where it must be so beyond doubt.
 
 pub mod dns;
 pub mod http;
@@ -67,12 +67,13 @@ type Parser = fn(&[u8]) -> Parsed<Message>;
 
 /// Looks at the beginning of a TCP stream, or of what begins with a packet in it.
 pub fn stream(bytes: &[u8]) -> Parsed<Message> {
-    let parsers: [Parser; 5] = [
+    let parsers: [Parser; 6] = [
         |bytes| tls::client_hello(bytes).map(Message::Tls),
         |bytes| http::request(bytes).map(Message::Http),
         |bytes| ssh::banner(bytes).map(Message::Ssh),
         |bytes| stratum::line(bytes).map(Message::Stratum),
         |bytes| stratum::setup_connection(bytes).map(Message::Stratum),
+        |bytes| dns::any_stream(bytes).map(Message::Dns),
     ];
     first(bytes, &parsers)
 }

@@ -307,6 +307,10 @@ fn dns_over_tcp() {
             dns::stream(&framed),
             Parsed::Whole(datagram(bytes), bytes.len() + 2)
         );
+        assert_eq!(dns::any_stream(&framed), dns::stream(&framed));
+        for end in 14..bytes.len() + 2 {
+            assert_eq!(dns::any_stream(&framed[..end]), Parsed::Begun);
+        }
         for end in 0..bytes.len() + 2 {
             assert_eq!(dns::stream(&framed[..end]), Parsed::Begun);
         }
@@ -406,7 +410,11 @@ fn read_all(bytes: &[u8]) {
         }
     }
     let streams = (stream(bytes), cut_stream(bytes));
-    let dns = (dns::stream(bytes), dns::cut_stream(bytes));
+    let dns = (
+        dns::stream(bytes),
+        dns::any_stream(bytes),
+        dns::cut_stream(bytes),
+    );
     let shown = format!("{streams:?} {datagrams:?} {dns:?}");
     assert!(!shown.chars().any(char::is_control), "{shown}");
     if let Parsed::Whole(_, len) = stream(bytes) {
