@@ -17,6 +17,7 @@ use crate::{event::Kind, store::row::Row};
 Examples:
   agentwatch events --since 10m --kind exec,connect
   agentwatch events --agent rome --kind unlink -o json | jq -r .path
+  agentwatch events --since 1h --kind dns,tls,http
   agentwatch events --run 20261121T090000-4711 -n 50")]
 pub struct EventsArgs {
     #[command(flatten)]

@@ -31,7 +31,7 @@ pub struct Flow {
     pub head_in: Vec<u8>,
     /// The first bytes out.
     pub head_out: Vec<u8>,
-    /// One side said `SSH-`.
+    /// One side introduced itself as SSH does.
     pub ssh: bool,
     /// The peer's name.
     pub domain: Option<Domain>,
@@ -50,7 +50,15 @@ impl Flows {
             Kind::Connect(connect) => {
                 self.insert(event, connect.endpoint, connect.trigger.clone());
             }
-            Kind::Payload(payload) => self.named(event, payload, names),
+            Kind::Payload(payload) => {
+                self.named(event, payload, names);
+                // Also behind a proxy, or behind other lines of the server.
+                if let Message::Ssh(_) = payload.message
+                    && let Some(flow) = self.open.get_mut(&(event.agent, payload.endpoint.cookie))
+                {
+                    flow.ssh = true;
+                }
+            }
             Kind::Accept(endpoint) | Kind::FlowOpen(endpoint) => {
                 match self.open.get_mut(&(event.agent, endpoint.cookie)) {
                     Some(flow) => {

@@ -54,7 +54,8 @@ pub enum Parsed<T> {
 }
 
 impl<T> Parsed<T> {
-    fn map<U>(self, make: impl FnOnce(T) -> U) -> Parsed<U> {
+    /// The same of another type.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Parsed<U> {
         match self {
             Self::Whole(message, len) => Parsed::Whole(make(message), len),
             Self::Begun => Parsed::Begun,

@@ -117,10 +117,9 @@ impl Begun {
             if rest.is_empty() {
                 break false;
             }
-            let parsed = if dns {
-                dns_stream(rest)
-            } else {
-                payload::stream(rest)
+            let parsed = match payload::stream(rest) {
+                Parsed::Other if dns => dns::stream(rest).map(Message::Dns),
+                parsed => parsed,
             };
             match parsed {
                 Parsed::Whole(message, len) => {
@@ -143,25 +142,18 @@ impl Begun {
 
     /// What there is of it: no more comes.
     fn cut(&self, direction: Direction) -> Option<Payload> {
-        let message = if is_dns(&self.endpoint) {
-            dns::cut_stream(&self.bytes).map(Message::Dns)
-        } else {
-            payload::cut_stream(&self.bytes)
+        let dns = || {
+            is_dns(&self.endpoint)
+                .then(|| dns::cut_stream(&self.bytes))
+                .flatten()
         };
+        let message = payload::cut_stream(&self.bytes).or_else(|| dns().map(Message::Dns))?;
         Some(Payload {
             endpoint: self.endpoint,
             direction,
             offset: self.offset,
-            message: message?,
+            message,
         })
-    }
-}
-
-fn dns_stream(bytes: &[u8]) -> Parsed<Message> {
-    match dns::stream(bytes) {
-        Parsed::Whole(dns, len) => Parsed::Whole(Message::Dns(dns), len),
-        Parsed::Begun => Parsed::Begun,
-        Parsed::Other => Parsed::Other,
     }
 }
 

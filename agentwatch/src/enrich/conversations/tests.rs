@@ -121,6 +121,30 @@ fn dns_over_tcp_in_pieces() {
     }
 }
 
+/// A port proves nothing.
+#[test]
+fn a_hello_at_the_port_of_dns() {
+    let mut conversations = Conversations::default();
+    let first = data(1, 53, Direction::Out, 0, &HELLO[..700]);
+    assert_eq!(said(&conversations.observe(&first)), []);
+    let rest = data(1, 53, Direction::Out, 700, &HELLO[700..]);
+    assert_eq!(said(&conversations.observe(&rest)), [(0, "tls", false)]);
+}
+
+#[test]
+fn ssh_behind_a_proxy_is_ssh() {
+    let mut world = World::default();
+    observe(&mut world, connect(1, 3128));
+    observe(&mut world, data(1, 3128, Direction::Out, 0, REQUEST));
+    assert!(!world.flows.get(1, 1).expect("a flow").ssh);
+    let at = REQUEST.len() as u64;
+    observe(
+        &mut world,
+        data(1, 3128, Direction::Out, at, b"SSH-2.0-x\r\n"),
+    );
+    assert!(world.flows.get(1, 1).expect("a flow").ssh);
+}
+
 #[test]
 fn memory_is_bounded() {
     let mut conversations = Conversations::default();
