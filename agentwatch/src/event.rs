@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
-use crate::decode::payload::Message;
+use crate::{decode::payload::Payload, domain::Domain};
 
 /// A process: its id, and when it started, since ids are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -308,51 +308,6 @@ pub struct FlowData {
     pub data: Vec<u8>,
     /// For bytes out: what the process had got last.
     pub trigger: Option<Trigger>,
-}
-
-/// A message in the payload of a flow.
-#[derive(Debug, Clone)]
-pub struct Payload {
-    /// The flow.
-    pub endpoint: Endpoint,
-    /// Which way it went.
-    pub direction: Direction,
-    /// Bytes in this direction before it. Not 0: what was said before, with a proxy for instance, may
-    /// have changed who it is said to.
-    pub offset: u64,
-    /// The message.
-    pub message: Message,
-}
-
-/// A peer's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Domain {
-    /// The name.
-    pub name: String,
-    /// Who says so.
-    pub source: DomainSource,
-}
-
-/// Who gave a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DomainSource {
-    /// A name server told the agent this address for the name.
-    Dns,
-    /// The agent, in the ClientHello: nobody vouches for it.
-    Sni,
-    /// The agent, in the request: nobody vouches for it.
-    Host,
-}
-
-impl DomainSource {
-    /// The stable name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Dns => "dns",
-            Self::Sni => "sni",
-            Self::Host => "host",
-        }
-    }
 }
 
 /// The end of a flow.

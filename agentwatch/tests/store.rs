@@ -13,10 +13,10 @@ use std::{
 };
 
 use agentwatch::{
-    decode::payload::{self, Message, Parsed},
+    decode::payload::{self, Message, Parsed, Payload},
     event::{
         Address, Connect, Direction, Endpoint, Event, Exec, Exit, File, FileOp, FlowClose,
-        FlowData, Inode, Kind, PathSource, Payload, ProcessKey, Protocol, Seed, Tally,
+        FlowData, Inode, Kind, PathSource, ProcessKey, Protocol, Seed, Tally,
     },
     finding::{Action, Finding, ProcessInfo, Response, Severity},
     store::{

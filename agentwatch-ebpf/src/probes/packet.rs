@@ -2,12 +2,7 @@
 //! said.
 
 use agentwatch_common::{
-    flow::{
-        DNS_MESSAGES, DNS_PORT, DNS_STREAM, DNS_STREAM_PACKETS, DNS_WINDOW_SHIFT, FlowData,
-        FlowKey, FlowState, HEAD_MAX, HEAD_PACKETS, HEAD_WIDE, HEAD_WIDE_PACKETS, TRIGGER_HEAD,
-        Trigger, direction, state,
-    },
-    kind,
+    flow::{FlowKey, FlowState, TRIGGER_HEAD, Trigger, direction, state},
     loss::counter,
 };
 use aya_ebpf::{
@@ -16,19 +11,16 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 
-use super::{
-    connect::{NO_TRIGGER, trigger},
-    tcp,
-};
+use super::{head, tcp};
 use crate::{
-    emit::{self, Record, Way, mask},
+    emit::{self, mask},
     kernel::sock::{mapped, version},
     maps::{FLOWS, OWNERS, TRIGGERS},
     tag,
 };
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
 /// The next header that is IPv6's hop-by-hop options (RFC 8200, 4.3).
 const HOP_BY_HOP: u8 = 0;
 /// No window is larger (RFC 7323, 2.3): what claims to be further ahead is not believed.
@@ -39,19 +31,27 @@ const SYN: u8 = 0x02;
 const FRAGMENT: u16 = 0x1fff;
 
 /// What a packet's headers say.
-struct Packet {
+pub struct Packet {
     /// As seen from the agent.
     local: [u8; 16],
     remote: [u8; 16],
-    local_port: u16,
-    remote_port: u16,
-    proto: u8,
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub proto: u8,
     tcp_flags: u8,
     seq: u32,
     /// Where the payload begins.
-    at: u32,
+    pub at: u32,
     /// Bytes of it.
-    len: u32,
+    pub len: u32,
+}
+
+/// What counting a packet's payload gave.
+pub struct Counted {
+    /// Bytes of the flow in this direction before it.
+    pub before: u64,
+    /// Bytes that were not there before.
+    pub new: u32,
 }
 
 /// `BPF_CGROUP_INET_INGRESS`: the packet begins with its IP header.
@@ -167,7 +167,7 @@ fn parse(skb: *mut __sk_buff, out: bool) -> Option<Packet> {
 
 /// Reads from a packet.
 #[inline(always)]
-fn load<T: Copy + Default>(skb: *mut __sk_buff, at: u32) -> Option<T> {
+pub fn load<T: Copy + Default>(skb: *mut __sk_buff, at: u32) -> Option<T> {
     let mut value = T::default();
     // SAFETY: the memory of `value`, of its size.
     let result = unsafe {
@@ -264,190 +264,7 @@ fn count(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_buff, 
     if !out && packet.proto == TCP && flow.direction == direction::OUT && flow.tgid != 0 {
         remember(flow, packet, skb, key);
     }
-    recognise(flow, packet, out, skb, before);
-    let want = room(flow, packet, out);
-    if want == 0 {
-        return;
-    }
-    // Much of what is long must not cost anybody an urgent record.
-    let (way, reserved) = if want > HEAD_MAX {
-        let head =
-            head::<HEAD_WIDE, { HEAD_WIDE - 1 }>(Way::BulkSoon, flow.agent, packet, skb, want);
-        (Way::BulkSoon, head)
-    } else {
-        let head = head::<HEAD_MAX, { HEAD_MAX - 1 }>(Way::Prio, flow.agent, packet, skb, want);
-        (Way::Prio, head)
-    };
-    let Some((record, data_len)) = reserved else {
-        return;
-    };
-    let mut header = tcp::header(kind::FLOW_DATA, flow);
-    header.len = (size_of::<Record<FlowData>>() + want) as u32;
-    // SAFETY: reserved memory of this type; the bytes after it are written already.
-    unsafe {
-        (&raw mut (*record).header).write(header);
-        (&raw mut (*record).payload).write(FlowData {
-            endpoint: tcp::endpoint(key.cookie, flow, packet.proto),
-            trigger: if out && packet.proto == TCP {
-                trigger(flow.tgid, flow.ppid)
-            } else {
-                NO_TRIGGER
-            },
-            // What is counted with this packet ends where the packet ends.
-            offset: (before + u64::from(new)).saturating_sub(u64::from(packet.len)),
-            len: new,
-            data_len,
-            direction: if out { direction::OUT } else { direction::IN },
-            pad: 0,
-        });
-        emit::submit(record, way);
-    }
-}
-
-/// Reserves a record with room for `SIZE` bytes, a power of two (`MASK` is one less), and reads the
-/// first `want` bytes of the payload, at least 1, into it. How many are there then.
-#[inline(always)]
-fn head<const SIZE: usize, const MASK: usize>(
-    way: Way,
-    agent: u32,
-    packet: &Packet,
-    skb: *mut __sk_buff,
-    want: usize,
-) -> Option<(*mut Record<FlowData>, u16)> {
-    let record: *mut Record<Head<SIZE>> = emit::reserve(way, agent)?;
-    // SAFETY: reserved memory, with room for `SIZE` bytes.
-    let failed = unsafe {
-        bpf_skb_load_bytes(
-            skb.cast(),
-            packet.at,
-            (&raw mut (*record).payload.data).cast(),
-            length::<MASK>(want),
-        ) != 0
-    };
-    Some((record.cast(), if failed { 0 } else { want as u16 }))
-}
-
-/// Looks whether a packet begins something of which more than [`HEAD_MAX`] bytes matter.
-#[inline(always)]
-fn recognise(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_buff, before: u64) {
-    // The first payload of the flow; `before` is of this direction.
-    let other = if out { flow.bytes_in } else { flow.bytes_out };
-    let first = before == 0 && other == 0;
-    if first
-        && (packet.remote_port == DNS_PORT
-            || packet.local_port == DNS_PORT
-            || is_question(skb, packet))
-    {
-        flow.flags |= state::DNS;
-    }
-    let bit = if out { state::WIDE_OUT } else { state::WIDE_IN };
-    if packet.proto == TCP && flow.flags & bit == 0 && is_wide(skb, packet) {
-        flow.flags |= bit;
-    }
-}
-
-/// A TLS ClientHello, an HTTP request, or JSON: also behind what a proxy or STARTTLS has before it,
-/// since a packet begins with it there too.
-#[inline(always)]
-fn is_wide(skb: *mut __sk_buff, packet: &Packet) -> bool {
-    /// Type, version 3.x, length, then the type of the handshake message (RFC 8446, 5.1 and 4).
-    const HANDSHAKE: u8 = 0x16;
-    const CLIENT_HELLO: u8 = 1;
-    let Some(start) = load::<[u8; 6]>(skb, packet.at) else {
-        // Shorter: perhaps a hello in small pieces.
-        return load::<u8>(skb, packet.at) == Some(HANDSHAKE);
-    };
-    if start[0] == HANDSHAKE {
-        return start[1] == 3 && start[5] == CLIENT_HELLO;
-    }
-    let word = u32::from_be_bytes([start[0], start[1], start[2], start[3]]);
-    start[0] == b'{'
-        || word == u32::from_be_bytes(*b"GET ")
-        || word == u32::from_be_bytes(*b"POST")
-        || word == u32::from_be_bytes(*b"PUT ")
-        || word == u32::from_be_bytes(*b"HEAD")
-        || word == u32::from_be_bytes(*b"CONN")
-        || word == u32::from_be_bytes(*b"DELE")
-        || word == u32::from_be_bytes(*b"PATC")
-        || word == u32::from_be_bytes(*b"OPTI")
-}
-
-/// A DNS message that asks one question (RFC 1035, 4.1.1): on whatever port.
-#[inline(always)]
-fn is_question(skb: *mut __sk_buff, packet: &Packet) -> bool {
-    /// QR and Opcode are zero in a plain question.
-    const QR_OPCODE: u8 = 0xf8;
-    // Over TCP its length is before it (RFC 1035, 4.2.2).
-    let at = if packet.proto == TCP {
-        packet.at + 2
-    } else {
-        packet.at
-    };
-    let Some(head) = load::<[u8; 12]>(skb, at) else {
-        return false;
-    };
-    let one_question = head[4] == 0 && head[5] == 1;
-    let no_answer = head[6] | head[7] | head[8] | head[9] == 0;
-    // EDNS and a signature are the only additions.
-    head[2] & QR_OPCODE == 0 && one_question && no_answer && head[10] == 0 && head[11] <= 2
-}
-
-/// How many bytes of a packet are sent, and takes them off what the flow may send.
-#[inline(always)]
-fn room(flow: &mut FlowState, packet: &Packet, out: bool) -> usize {
-    let (mut sent, mut packets, bit) = if out {
-        (flow.head_out, flow.packets_out, state::WIDE_OUT)
-    } else {
-        (flow.head_in, flow.packets_in, state::WIDE_IN)
-    };
-    let dns = flow.flags & state::DNS != 0;
-    let whole = packet.len as usize;
-    let want = if dns && packet.proto == UDP {
-        let window = (emit::now_ns() >> DNS_WINDOW_SHIFT) as u16;
-        if sent != window {
-            sent = window;
-            packets = 0;
-        }
-        if packets >= DNS_MESSAGES {
-            return 0;
-        }
-        min(whole, HEAD_WIDE)
-    } else {
-        let (most, most_packets) = if dns {
-            (DNS_STREAM, DNS_STREAM_PACKETS)
-        } else if flow.flags & bit != 0 {
-            (HEAD_WIDE, HEAD_WIDE_PACKETS)
-        } else {
-            (HEAD_MAX, HEAD_PACKETS)
-        };
-        if sent as usize >= most || packets >= most_packets {
-            return 0;
-        }
-        let want = min(min(whole, most - sent as usize), HEAD_WIDE);
-        sent += want as u16;
-        want
-    };
-    packets += 1;
-    if out {
-        flow.head_out = sent;
-        flow.packets_out = packets;
-    } else {
-        flow.head_in = sent;
-        flow.packets_in = packets;
-    }
-    want
-}
-
-#[inline(always)]
-fn min(a: usize, b: usize) -> usize {
-    if a < b { a } else { b }
-}
-
-/// The payload of [`kind::FLOW_DATA`], its tail at full length.
-#[repr(C)]
-struct Head<const SIZE: usize> {
-    fixed: FlowData,
-    data: [u8; SIZE],
+    head::send(flow, packet, &Counted { before, new }, out, skb, key);
 }
 
 /// How many bytes of a TCP packet were not there before: a retransmission gives none.
@@ -493,7 +310,7 @@ fn fresh(flow: &mut FlowState, packet: &Packet, out: bool) -> u32 {
 /// <verifier: invalid access to memory, size=0> Before 6.2 the verifier forgets, over the stack, that a
 /// length was compared with 0.
 #[inline(always)]
-fn length<const MAX: usize>(len: usize) -> u32 {
+pub fn length<const MAX: usize>(len: usize) -> u32 {
     mask::<MAX>(len - 1) as u32 + 1
 }
 

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 
 use super::names::Names;
 use crate::{
-    decode::payload::Message,
-    event::{
-        Direction, Domain, DomainSource, Endpoint, Event, Kind, Payload, ProcessKey, Protocol,
-        Trigger,
-    },
+    decode::payload::{Message, Payload},
+    domain::{Domain, DomainSource},
+    event::{Direction, Endpoint, Event, Kind, ProcessKey, Protocol, Trigger},
 };
 
 /// Most flows that are kept; further ones are not known to the detectors.

@@ -8,7 +8,10 @@ pub mod processes;
 
 use std::collections::HashMap;
 
-use crate::event::{AgentInfo, Direction, Domain, Event, Kind, Protocol};
+use crate::{
+    domain::Domain,
+    event::{AgentInfo, Direction, Event, Kind, Protocol},
+};
 use conversations::Conversations;
 use files::Files;
 use flows::Flows;

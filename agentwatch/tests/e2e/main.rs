@@ -10,6 +10,7 @@ mod files;
 mod flows;
 mod history;
 mod loss;
+mod names;
 mod outside;
 mod payload;
 mod processes;
@@ -57,6 +58,7 @@ fn main() {
         processes::TESTS,
         flows::TESTS,
         payload::TESTS,
+        names::TESTS,
         run::TESTS,
         history::TESTS,
         loss::TESTS,

@@ -1,5 +1,4 @@
-//! What is said on a flow, by real programs: TLS, DNS, HTTP, SSH, Stratum; and the names that follow
-//! from it.
+//! What is said on a flow, by real programs: TLS, HTTP, SSH, Stratum.
 
 use std::process::{Command, Stdio};
 
@@ -7,18 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    support::{
-        Agent, Background, Outcome, Place, echo, is_listening, port, program, python, until,
-    },
+    support::{Agent, Background, Outcome, Place, echo, is_listening, port, python, until},
     tests,
 };
 
 tests! {
     tls_names_its_server needs "openssl";
     a_hello_in_pieces needs "python3";
-    names_from_a_name_server needs "dnsmasq", "dig", "curl", "python3";
-    names_by_glibc needs "dnsmasq", "getent", "unshare";
-    one_socket_for_many_questions needs "dnsmasq", "python3";
     http_and_a_proxy needs "curl", "openssl", "python3";
     an_ssh_banner_on_any_port needs "ssh", "python3";
     a_miner_and_its_pool needs "python3";
@@ -28,7 +22,7 @@ tests! {
 const HELLO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/payloads/firefox135.tls");
 
 /// The details of messages of one kind that went one way on the flows that the agent opened.
-fn said(outcome: &Outcome, kind: &str, way: &str) -> Result<Vec<Value>> {
+pub fn said(outcome: &Outcome, kind: &str, way: &str) -> Result<Vec<Value>> {
     let events = outcome.events(kind)?.into_iter();
     Ok(events
         .filter(|event| event["direction"] == "out" && event["detail"]["way"] == way)
@@ -157,209 +151,18 @@ fn a_hello_in_pieces() -> Result<()> {
     Ok(())
 }
 
-/// dnsmasq, outside the agent: `www.example.org` is another name of `web.example.org`, which is
-/// 127.0.0.1.
-fn name_server(address: &str, port: u16) -> Result<Background> {
+/// A web server, outside the agent.
+pub fn web_server(place: &Place, port: u16) -> Result<Background> {
     let server = Background::start(
-        Command::new("dnsmasq")
-            .args([
-                "-k",
-                "--conf-file=/dev/null",
-                "--bind-interfaces",
-                "--no-resolv",
-                "--no-hosts",
-            ])
-            .args(["--user=root", "--pid-file=", &format!("--port={port}")])
-            .arg(format!("--listen-address={address}"))
-            .args([
-                "--host-record=web.example.org,127.0.0.1,60",
-                "--address=/nx.example.org/",
-                "--edns-packet-max=4096",
-            ])
-            .arg("--cname=www.example.org,web.example.org")
-            .arg(format!(
-                "--txt-record=long.example.org,{}",
-                vec!["x".repeat(200); 9].join(",")
-            ))
-            .stderr(Stdio::null()),
-    )?;
-    // By its address too: another test's may use the same port elsewhere.
-    let hex: Vec<String> = address
-        .split('.')
-        .rev()
-        .map(|n| format!("{:02X}", n.parse().unwrap_or(0_u8)))
-        .collect();
-    let wanted = format!(" {}:{port:04X} ", hex.concat());
-    until("the name server", || {
-        std::fs::read_to_string("/proc/net/tcp").is_ok_and(|table| table.contains(&wanted))
-    })?;
-    Ok(server)
-}
-
-fn names_from_a_name_server() -> Result<()> {
-    let place = Place::new()?;
-    let (dns, web) = (port(), port());
-    let _names = name_server("127.0.0.1", dns)?;
-    let _web = Background::start(
         Command::new("/usr/bin/python3")
-            .args(["-m", "http.server", "--bind", "127.0.0.1", &web.to_string()])
+            .args(["-m", "http.server", "--bind", "127.0.0.1"])
+            .arg(port.to_string())
             .current_dir(place.path(""))
             .stdout(Stdio::null())
             .stderr(Stdio::null()),
     )?;
-    until("the web server", || is_listening(web))?;
-    let record = place.text("record");
-    let outcome = Agent::new(&place).with("--record", &record).sh(&format!(
-        "set -e; dig='dig +tries=1 +short @127.0.0.1 -p {dns}'\n\
-         test \"$($dig WWW.example.org | tail -n 1)\" = 127.0.0.1\n\
-         $dig no.nx.example.org\n\
-         test \"$($dig +bufsize=4096 TXT long.example.org | wc -c)\" -gt 1800\n\
-         $dig +tcp TXT long.example.org >/dev/null\n\
-         curl -s -o /dev/null http://127.0.0.1:{web}/"
-    ))?;
-    outcome.is_quiet()?;
-    let questions: Vec<Value> = said(&outcome, "dns", "out")?;
-    let names: Vec<&Value> = questions
-        .iter()
-        .map(|dns| &dns["dns.question.name"])
-        .collect();
-    ensure!(
-        names
-            == [
-                "WWW.example.org",
-                "no.nx.example.org",
-                "long.example.org",
-                "long.example.org"
-            ],
-        "{names:?}"
-    );
-    let answers = said(&outcome, "dns", "in")?;
-    ensure!(answers.len() == 4, "{answers:?}");
-    ensure!(
-        answers[0]["dns.resolved_ip"] == json!(["127.0.0.1"]),
-        "{}",
-        answers[0]
-    );
-    ensure!(
-        answers[0]["dns.answers"][0]["type"] == "CNAME",
-        "{}",
-        answers[0]
-    );
-    ensure!(
-        answers[1]["dns.response_code"] == "NXDOMAIN",
-        "{}",
-        answers[1]
-    );
-    // An answer of 1,800 bytes is whole; the last is over TCP.
-    for long in &answers[2..] {
-        ensure!(
-            long["dns.answers"][0]["bytes"] == 9 * 201 && long["partial"] == Value::Null,
-            "{long}"
-        );
-    }
-    let remote = format!("127.0.0.1:{web}");
-    for event in outcome.events("connect,flow_open,flow_close")? {
-        if event["remote"] == *remote && event["direction"] == "out" {
-            let detail = &event["detail"];
-            ensure!(
-                detail["destination.domain"] == "www.example.org"
-                    && detail["destination.domain_source"] == "dns",
-                "{event}"
-            );
-        }
-    }
-    let peer = &outcome.account["peers"][format!("tcp out {remote}")];
-    ensure!(peer["names"] == json!(["www.example.org"]), "{peer}");
-    let replay = Command::new(program()).args(["replay", &record]).output()?;
-    let page = String::from_utf8(replay.stdout)?;
-    let line = format!("tcp out {remote} www.example.org ");
-    ensure!(page.contains(&line), "no {line:?} in {page}");
-    Ok(())
-}
-
-/// The C library's own resolver, with its nameserver in a mount namespace of its own: over UDP, A and
-/// AAAA by one socket; and over TCP.
-fn names_by_glibc() -> Result<()> {
-    let place = Place::new()?;
-    let id = std::process::id();
-    let address = format!("127.77.{}.{}", id / 250 % 250, 1 + id % 250);
-    let _names = name_server(&address, 53)?;
-    for options in ["timeout:5", "use-vc"] {
-        let file = place.file(
-            "resolv.conf",
-            &format!("nameserver {address}\noptions {options}\n"),
-        )?;
-        let outcome = Agent::new(&place).run(&[
-            "unshare",
-            "-m",
-            "sh",
-            "-ec",
-            &format!(
-                "mount --bind {file} /etc/resolv.conf; echo 'hosts: dns' > conf; \
-                 mount --bind conf /etc/nsswitch.conf; getent ahosts www.example.org"
-            ),
-        ])?;
-        ensure!(
-            outcome.stdout.contains("127.0.0.1"),
-            "{} {}",
-            outcome.stdout,
-            outcome.stderr
-        );
-        outcome.is_quiet()?;
-        let run = &outcome.account["run"];
-        let found: Vec<Value> = outcome
-            .events("dns")?
-            .into_iter()
-            .filter(|event| event["run"] == *run && event["remote"] == format!("{address}:53"))
-            .collect();
-        let mut short: Vec<String> = found
-            .iter()
-            .map(|event| {
-                let text = |name: &str| event["detail"][name].as_str().unwrap_or("?").to_owned();
-                [
-                    event["protocol"].as_str().unwrap_or("?"),
-                    &text("dns.type"),
-                    &text("dns.question.type"),
-                ]
-                .join(" ")
-            })
-            .collect();
-        short.sort_unstable();
-        let protocol = if options == "use-vc" { "tcp" } else { "udp" };
-        let expected = ["answer A", "answer AAAA", "query A", "query AAAA"];
-        ensure!(
-            short == expected.map(|what| format!("{protocol} {what}")),
-            "{found:#?}"
-        );
-        let resolved = found
-            .iter()
-            .any(|event| event["detail"]["dns.resolved_ip"] == json!(["127.0.0.1"]));
-        ensure!(resolved, "{found:#?}");
-    }
-    Ok(())
-}
-
-/// More than the first packets of a flow: each question and each answer is seen.
-fn one_socket_for_many_questions() -> Result<()> {
-    let place = Place::new()?;
-    let dns = port();
-    let _names = name_server("127.0.0.1", dns)?;
-    let script = format!(
-        "import socket\n\
-         s = socket.socket(2, 2); s.connect(('127.0.0.1', {dns})); s.settimeout(5)\n\
-         for n in range(40):\n\
-         \x20   q = b'\\x03n%02d\\x02nx\\x07example\\x03org\\0\\0\\1\\0\\1' % n\n\
-         \x20   s.send(bytes([n, n, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]) + q); s.recv(999)"
-    );
-    let outcome = Agent::new(&place).run(&["/usr/bin/python3", "-c", &script])?;
-    outcome.is_quiet()?;
-    let expected: Vec<String> = (0..40).map(|n| format!("n{n:02}.nx.example.org")).collect();
-    for way in ["out", "in"] {
-        let found = said(&outcome, "dns", way)?;
-        let names: Vec<&Value> = found.iter().map(|dns| &dns["dns.question.name"]).collect();
-        ensure!(json!(names) == json!(expected), "{way}: {names:?}");
-    }
-    Ok(())
+    until("the web server", || is_listening(port))?;
+    Ok(server)
 }
 
 /// A proxy that knows CONNECT and nothing else.
@@ -385,15 +188,8 @@ fn http_and_a_proxy() -> Result<()> {
     let (tls, proxy, web) = (port(), port(), port());
     let _server = tls_server(&place, tls)?;
     let _proxy = Background::start(&mut python(PROXY, &[&proxy.to_string()]))?;
-    let _web = Background::start(
-        Command::new("/usr/bin/python3")
-            .args(["-m", "http.server", "--bind", "127.0.0.1", &web.to_string()])
-            .current_dir(place.path(""))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
-    )?;
+    let _web = web_server(&place, web)?;
     until("the proxy", || is_listening(proxy))?;
-    until("the web server", || is_listening(web))?;
     // A target that is longer than the head of an ordinary flow.
     let long = "x".repeat(600);
     let outcome = Agent::new(&place).sh(&format!(

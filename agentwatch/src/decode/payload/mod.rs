@@ -11,8 +11,24 @@ pub mod ssh;
 pub mod stratum;
 pub mod tls;
 
+use crate::event::{Direction, Endpoint};
+
 /// Most bytes kept of any one text of a message. Names have at most 255 (RFC 1035, 2.3.4).
 const TEXT: usize = 255;
+
+/// A message in the payload of a flow.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    /// The flow.
+    pub endpoint: Endpoint,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Bytes in this direction before it. Not 0: what was said before, with a proxy for instance, may
+    /// have changed who it is said to.
+    pub offset: u64,
+    /// The message.
+    pub message: Message,
+}
 
 /// What was said.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 
 use crate::{
-    decode::payload::{self, Message, Parsed, dns},
-    event::{Direction, Endpoint, Event, FlowData, Kind, Payload, Protocol},
+    decode::payload::{self, Message, Parsed, Payload, dns},
+    event::{Direction, Endpoint, Event, FlowData, Kind, Protocol},
 };
 
 /// The port of DNS.

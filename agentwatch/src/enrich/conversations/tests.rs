@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    domain::DomainSource,
     enrich::{World, tests::*},
-    event::DomainSource,
 };
 
 const HELLO: &[u8] = include_bytes!("../../../tests/payloads/firefox135.tls");

@@ -10,8 +10,9 @@ use std::{
 };
 
 use crate::{
-    decode::payload::{Message, dns::Dns},
-    event::{Address, Direction, Domain, DomainSource, Event, Kind, Payload},
+    decode::payload::{Message, Payload, dns::Dns},
+    domain::{Domain, DomainSource},
+    event::{Address, Direction, Event, Kind},
 };
 
 /// Most addresses of an agent that have names. The quarter that ends first goes when it is full.
