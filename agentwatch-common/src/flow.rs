@@ -1,9 +1,28 @@
 //! Sockets: who talked to whom, how much, and how it began.
 
-/// Most payload bytes of a flow that are sent, for each direction.
+/// Most payload bytes of an ordinary flow that are sent, for each direction.
 pub const HEAD_MAX: usize = 256;
-/// Most packets of a flow, for each direction, whose payload is sent.
+/// Most packets of an ordinary flow, for each direction, whose payload is sent.
 pub const HEAD_PACKETS: u8 = 8;
+/// The same as [`HEAD_MAX`] where the bytes begin like something that names who is talked to, and the
+/// most of any one packet: a TLS ClientHello has some 1,800 bytes with a post-quantum key share
+/// (X25519MLKEM768: 1,216 of them), in any order of its extensions; resolvers ask for DNS answers of
+/// at most 1,232 bytes over UDP (DNS flag day 2020), glibc for 1,200.
+pub const HEAD_WIDE: usize = 2048;
+/// The same as [`HEAD_PACKETS`] there: what is sent in small pieces is seen too.
+pub const HEAD_WIDE_PACKETS: u8 = 32;
+/// DNS over UDP: most messages of a flow that are sent, for each direction and each
+/// 2^[`DNS_WINDOW_SHIFT`] nanoseconds (1.07 s). A resolver keeps one socket for days, so there is no
+/// bound over its whole life; a tunnel through DNS is seen by its bytes, and by these.
+pub const DNS_MESSAGES: u8 = 64;
+/// See [`DNS_MESSAGES`].
+pub const DNS_WINDOW_SHIFT: u32 = 30;
+/// DNS over TCP: most payload bytes of a flow that are sent, for each direction.
+pub const DNS_STREAM: usize = 16 * 1024;
+/// DNS over TCP: most packets of a flow whose payload is sent, for each direction.
+pub const DNS_STREAM_PACKETS: u8 = 128;
+/// The port of DNS (RFC 1035, 4.2).
+pub const DNS_PORT: u16 = 53;
 /// Bytes of the payload that a [`Trigger`] keeps.
 pub const TRIGGER_HEAD: usize = 64;
 
@@ -92,7 +111,7 @@ pub struct Connect {
 
 const _: () = assert!(size_of::<Connect>() == 136);
 
-/// Payload of one of the first packets of a flow. The tail is the payload's beginning.
+/// Payload of one of the first packets of a flow, or of DNS any. The tail is the payload's beginning.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct FlowData {
@@ -100,11 +119,12 @@ pub struct FlowData {
     pub endpoint: Endpoint,
     /// For bytes sent: what the process had got last.
     pub trigger: Trigger,
-    /// Payload bytes of this flow in this direction before this packet.
+    /// Payload bytes of this flow in this direction before this packet. Not the sum of what was sent
+    /// before it where a packet was not sent, came out of order, or repeats some bytes.
     pub offset: u64,
-    /// Payload bytes of this packet.
+    /// Payload bytes that came with this packet and were not counted before.
     pub len: u32,
-    /// How many of them are in the tail.
+    /// How many bytes of the packet are in the tail.
     pub data_len: u16,
     /// One of [`direction`]: of these bytes, not of the flow.
     pub direction: u8,
@@ -168,11 +188,11 @@ pub struct FlowState {
     pub seq_out: u32,
     /// Bits of [`state`].
     pub flags: u32,
-    /// Payload bytes sent to userspace, in.
+    /// Payload bytes sent to userspace, in. For DNS over UDP: the window of [`DNS_MESSAGES`].
     pub head_in: u16,
     /// The same, out.
     pub head_out: u16,
-    /// Packets whose payload was sent to userspace, in.
+    /// Packets whose payload was sent to userspace, in. For DNS over UDP: in this window.
     pub packets_in: u8,
     /// The same, out.
     pub packets_out: u8,
@@ -200,6 +220,15 @@ pub mod state {
     pub const SEQ_OUT: u32 = 1 << 1;
     /// The connection is, or was, established.
     pub const ESTABLISHED: u32 = 1 << 2;
+    /// [`super::HEAD_WIDE`] bytes are sent of what comes in.
+    pub const WIDE_IN: u32 = 1 << 3;
+    /// The same, out.
+    pub const WIDE_OUT: u32 = 1 << 4;
+    /// It is DNS: by its port, or its first packet is a question.
+    pub const DNS: u32 = 1 << 5;
 }
+
+const _: () = assert!(HEAD_MAX.is_power_of_two() && HEAD_WIDE.is_power_of_two());
+const _: () = assert!(DNS_STREAM <= u16::MAX as usize);
 
 crate::pod!(FlowKey, FlowState);

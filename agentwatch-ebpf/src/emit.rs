@@ -13,6 +13,7 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         bpf_ktime_get_boot_ns, generated::bpf_get_current_comm, generated::bpf_ringbuf_output,
+        generated::bpf_ringbuf_reserve, generated::bpf_ringbuf_submit,
     },
 };
 
@@ -186,35 +187,66 @@ pub struct Record<T> {
 /// header is written already; it must write the whole payload.
 #[inline(always)]
 pub fn prio<T: 'static>(mut header: Header, fill: impl FnOnce(*mut T)) {
-    let agent = header.agent;
-    count(agent, counter::EMITTED);
-    count_flags(agent, header.flags);
-    let len = size_of::<Record<T>>() as u64;
-    let share = share(agent);
-    if let Some(share) = &share
-        && !has_room(share, agent, true, len)
-    {
-        count(agent, counter::LOST_SHARE_FULL);
-        return;
-    }
-    let Some(mut entry) = EVENTS_PRIO.reserve::<Record<T>>(0) else {
-        count(agent, counter::LOST_PRIO_FULL);
+    count_flags(header.agent, header.flags);
+    let Some(record) = reserve::<T>(Way::Prio, header.agent) else {
         return;
     };
-    if let Some(share) = share {
-        charge(share, true, len);
-    }
-    header.len = len as u32;
-    let record = entry.as_mut_ptr();
+    header.len = size_of::<Record<T>>() as u32;
     // SAFETY: the memory is reserved for a `Record<T>`, and `fill` writes the rest of it.
     unsafe { (&raw mut (*record).header).write(header) };
     // SAFETY: as above.
     fill(unsafe { &raw mut (*record).payload });
-    // Wakes userspace unless it is reading already.
-    entry.submit(0);
+    // SAFETY: header and payload are written, to the length reserved.
+    unsafe { submit(record, Way::Prio) };
 }
 
-/// Which ring a record with a tail goes to.
+/// Reserves a record in a ring: for programs that interrupt others, for which [`SCRATCH`] is not. What
+/// is reserved must be sent by [`submit`].
+#[inline(always)]
+pub fn reserve<T: 'static>(way: Way, agent: u32) -> Option<*mut Record<T>> {
+    count(agent, counter::EMITTED);
+    let len = size_of::<Record<T>>() as u64;
+    let share = share(agent);
+    if let Some(share) = &share
+        && !has_room(share, agent, way == Way::Prio, len)
+    {
+        count(agent, counter::LOST_SHARE_FULL);
+        return None;
+    }
+    let (from, lost) = match way {
+        Way::Prio => (&raw const EVENTS_PRIO, counter::LOST_PRIO_FULL),
+        Way::BulkSoon | Way::Bulk => (&raw const EVENTS_BULK, counter::LOST_BULK_FULL),
+    };
+    // SAFETY: a ring buffer map.
+    let record = unsafe { bpf_ringbuf_reserve(from.cast_mut().cast(), len, 0) };
+    if record.is_null() {
+        count(agent, lost);
+        return None;
+    }
+    if let Some(share) = share {
+        charge(share, way == Way::Prio, len);
+    }
+    Some(record.cast())
+}
+
+/// Sends what was reserved.
+///
+/// # Safety
+///
+/// `record` is from [`reserve`] with the same `way`, its header and payload are written, and the
+/// header's length is at most what was reserved: userspace does not look at what is beyond.
+#[inline(always)]
+pub unsafe fn submit<T>(record: *mut Record<T>, way: Way) {
+    // The urgent ring wakes userspace unless it is reading already.
+    let wakeup = match way {
+        Way::Prio => 0,
+        Way::BulkSoon | Way::Bulk => bulk_wakeup(way == Way::BulkSoon),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { bpf_ringbuf_submit(record.cast(), wakeup) };
+}
+
+/// Which ring a record goes to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// The urgent ring.

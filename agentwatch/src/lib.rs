@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod decode;
 pub mod detect;
+pub mod domain;
 pub mod enrich;
 pub mod event;
 pub mod finding;

@@ -63,6 +63,16 @@ impl Pipeline {
         {
             return;
         }
+        let said = self.world.conversations.observe(&event);
+        self.take(event, sink);
+        for message in said {
+            self.take(message, sink);
+        }
+    }
+
+    /// Takes an event, or a message that was recognised in one, the rest of the way.
+    fn take(&mut self, mut event: Event, sink: &mut impl Sink) {
+        event.domain = self.world.domain(&event);
         let before = self.world.observe(&event);
         let found = self
             .detectors

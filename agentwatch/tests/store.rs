@@ -13,6 +13,7 @@ use std::{
 };
 
 use agentwatch::{
+    decode::payload::{self, Message, Parsed, Payload},
     event::{
         Address, Call, CallOp, Connect, Credentials, Direction, Endpoint, Event, Exec, ExecMeans,
         Exit, File, FileOp, FlowClose, FlowData, Inode, Kind, PathSource, ProcessKey, Protocol,
@@ -44,6 +45,7 @@ fn event(time_ns: u64, kind: Kind) -> Event {
         cgroup: 9,
         comm: "sh".to_owned(),
         partial: false,
+        domain: None,
         kind,
     }
 }
@@ -110,6 +112,43 @@ fn endpoint() -> Endpoint {
     }
 }
 
+/// One call of each sort, but for connect, which has the name of a flow's.
+fn calls() -> impl Iterator<Item = Kind> {
+    const ALL: [CallOp; 21] = [
+        CallOp::Socket,
+        CallOp::Bind,
+        CallOp::Ptrace,
+        CallOp::ProcessVmRead,
+        CallOp::ProcessVmWrite,
+        CallOp::PidfdGetfd,
+        CallOp::Unshare,
+        CallOp::Setns,
+        CallOp::MemfdCreate,
+        CallOp::Prctl,
+        CallOp::Bpf,
+        CallOp::ModuleLoad,
+        CallOp::ModuleUnload,
+        CallOp::IoUringSetup,
+        CallOp::Setuid,
+        CallOp::Setgid,
+        CallOp::Capset,
+        CallOp::PerfEventOpen,
+        CallOp::Userfaultfd,
+        CallOp::Kexec,
+        CallOp::Fsopen,
+    ];
+    ALL.into_iter().map(|op| {
+        Kind::Call(Box::new(Call {
+            op,
+            args: [2, 1, 6, 0, 0, 0],
+            result: 0,
+            credentials: NOBODY,
+            text: None,
+            address: (op == CallOp::Bind).then(|| SocketAddress::Unix("/run/x.sock".to_owned())),
+        }))
+    })
+}
+
 const NOBODY: Credentials = Credentials {
     caps: 0,
     uid: 65534,
@@ -117,6 +156,30 @@ const NOBODY: Credentials = Credentials {
     gid: 65534,
     egid: 65534,
 };
+
+/// A real message of each protocol.
+fn messages() -> impl Iterator<Item = Kind> {
+    let stream = |bytes: &[u8]| match payload::stream(bytes) {
+        Parsed::Whole(message, _) => message,
+        other => panic!("{other:?}"),
+    };
+    let answer = include_bytes!("payloads/dig-cname.answer.dns");
+    let messages = [
+        stream(include_bytes!("payloads/firefox135.tls")),
+        stream(include_bytes!("payloads/curl.http")),
+        stream(include_bytes!("payloads/ssh.ssh")),
+        stream(b"{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[\"cpuminer/2.5.1\"]}\n"),
+        Message::Dns(payload::dns::datagram(answer, true, false).unwrap()),
+    ];
+    messages.into_iter().map(|message| {
+        Kind::Payload(Box::new(Payload {
+            endpoint: endpoint(),
+            direction: Direction::Out,
+            offset: 0,
+            message,
+        }))
+    })
+}
 
 /// One event of every kind that is stored.
 #[expect(clippy::too_many_lines, reason = "one of each, in full")]
@@ -160,14 +223,6 @@ fn every_kind() -> Vec<Kind> {
             cwd: "/w".to_owned(),
             file: Inode { dev: 1, ino: 2 },
             nlink: 0,
-        })),
-        Kind::Call(Box::new(Call {
-            op: CallOp::Bind,
-            args: [3, 0, 0, 0, 0, 0],
-            result: 0,
-            credentials: NOBODY,
-            text: None,
-            address: Some(SocketAddress::Unix("/run/x.sock".to_owned())),
         })),
         Kind::Signal(Signal {
             target: ProcessKey {
@@ -242,9 +297,18 @@ fn every_kind() -> Vec<Kind> {
             FileOp::Mkdir,
             FileOp::Link,
             FileOp::Symlink,
+            FileOp::Chown,
+            FileOp::Xattr,
+            FileOp::Mknod,
+            FileOp::Mount,
+            FileOp::Umount,
+            FileOp::PivotRoot,
+            FileOp::Chroot,
         ]
         .map(file),
     );
+    kinds.extend(calls());
+    kinds.extend(messages());
     kinds
 }
 

@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod connect;
 pub mod exec;
 pub mod file;
+pub mod head;
 pub mod inode;
 pub mod packet;
 pub mod path;

@@ -2,11 +2,7 @@
 //! said.
 
 use agentwatch_common::{
-    flow::{
-        FlowData, FlowKey, FlowState, HEAD_MAX, HEAD_PACKETS, TRIGGER_HEAD, Trigger, direction,
-        state,
-    },
-    kind,
+    flow::{FlowKey, FlowState, TRIGGER_HEAD, Trigger, direction, state},
     loss::counter,
 };
 use aya_ebpf::{
@@ -15,10 +11,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 
-use super::{
-    connect::{NO_TRIGGER, trigger},
-    tcp,
-};
+use super::{head, tcp};
 use crate::{
     emit::{self, mask},
     kernel::sock::{mapped, version},
@@ -26,8 +19,8 @@ use crate::{
     tag,
 };
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
 /// The next header that is IPv6's hop-by-hop options (RFC 8200, 4.3).
 const HOP_BY_HOP: u8 = 0;
 /// No window is larger (RFC 7323, 2.3): what claims to be further ahead is not believed.
@@ -38,19 +31,27 @@ const SYN: u8 = 0x02;
 const FRAGMENT: u16 = 0x1fff;
 
 /// What a packet's headers say.
-struct Packet {
+pub struct Packet {
     /// As seen from the agent.
     local: [u8; 16],
     remote: [u8; 16],
-    local_port: u16,
-    remote_port: u16,
-    proto: u8,
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub proto: u8,
     tcp_flags: u8,
     seq: u32,
     /// Where the payload begins.
-    at: u32,
+    pub at: u32,
     /// Bytes of it.
-    len: u32,
+    pub len: u32,
+}
+
+/// What counting a packet's payload gave.
+pub struct Counted {
+    /// Bytes of the flow in this direction before it.
+    pub before: u64,
+    /// Bytes that were not there before.
+    pub new: u32,
 }
 
 /// `BPF_CGROUP_INET_INGRESS`: the packet begins with its IP header.
@@ -166,7 +167,7 @@ fn parse(skb: *mut __sk_buff, out: bool) -> Option<Packet> {
 
 /// Reads from a packet.
 #[inline(always)]
-fn load<T: Copy + Default>(skb: *mut __sk_buff, at: u32) -> Option<T> {
+pub fn load<T: Copy + Default>(skb: *mut __sk_buff, at: u32) -> Option<T> {
     let mut value = T::default();
     // SAFETY: the memory of `value`, of its size.
     let result = unsafe {
@@ -263,61 +264,7 @@ fn count(flow: &mut FlowState, packet: &Packet, out: bool, skb: *mut __sk_buff, 
     if !out && packet.proto == TCP && flow.direction == direction::OUT && flow.tgid != 0 {
         remember(flow, packet, skb, key);
     }
-    let (sent, packets) = if out {
-        (flow.head_out as usize, flow.packets_out)
-    } else {
-        (flow.head_in as usize, flow.packets_in)
-    };
-    if sent >= HEAD_MAX || packets >= HEAD_PACKETS {
-        return;
-    }
-    let room = HEAD_MAX - sent;
-    let want = if packet.len as usize > room {
-        room
-    } else {
-        packet.len as usize
-    };
-    if out {
-        flow.head_out += want as u16;
-        flow.packets_out += 1;
-    } else {
-        flow.head_in += want as u16;
-        flow.packets_in += 1;
-    }
-    let last = if out && packet.proto == TCP {
-        trigger(flow.tgid, flow.ppid)
-    } else {
-        NO_TRIGGER
-    };
-    let endpoint = tcp::endpoint(key.cookie, flow, packet.proto);
-    emit::prio(tcp::header(kind::FLOW_DATA, flow), |to: *mut Head| {
-        // SAFETY: reserved memory of this type; all that is read later is written below.
-        unsafe {
-            // What is beyond `data_len` stays as it was in the ring: nobody reads it.
-            let failed = bpf_skb_load_bytes(
-                skb.cast(),
-                packet.at,
-                (&raw mut (*to).data).cast(),
-                length::<{ HEAD_MAX - 1 }>(want),
-            ) != 0;
-            (&raw mut (*to).fixed).write(FlowData {
-                endpoint,
-                trigger: last,
-                offset: before,
-                len: new,
-                data_len: if failed { 0 } else { want as u16 },
-                direction: if out { direction::OUT } else { direction::IN },
-                pad: 0,
-            });
-        }
-    });
-}
-
-/// The payload of [`kind::FLOW_DATA`], its tail at full length.
-#[repr(C)]
-struct Head {
-    fixed: FlowData,
-    data: [u8; HEAD_MAX],
+    head::send(flow, packet, &Counted { before, new }, out, skb, key);
 }
 
 /// How many bytes of a TCP packet were not there before: a retransmission gives none.
@@ -363,7 +310,7 @@ fn fresh(flow: &mut FlowState, packet: &Packet, out: bool) -> u32 {
 /// <verifier: invalid access to memory, size=0> Before 6.2 the verifier forgets, over the stack, that a
 /// length was compared with 0.
 #[inline(always)]
-fn length<const MAX: usize>(len: usize) -> u32 {
+pub fn length<const MAX: usize>(len: usize) -> u32 {
     mask::<MAX>(len - 1) as u32 + 1
 }
 

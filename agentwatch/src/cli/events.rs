@@ -17,6 +17,7 @@ use crate::{event::Kind, store::row::Row};
 Examples:
   agentwatch events --since 10m --kind exec,connect
   agentwatch events --agent rome --kind unlink -o json | jq -r .path
+  agentwatch events --since 1h --kind dns,tls,http
   agentwatch events --run 20261121T090000-4711 -n 50")]
 pub struct EventsArgs {
     #[command(flatten)]
@@ -89,7 +90,7 @@ pub fn what(row: &Row) -> String {
         }
         _ => String::new(),
     };
-    let remote = row.remote.as_deref().unwrap_or("?");
+    let remote = remote(row);
     let protocol = row.protocol.as_deref().unwrap_or_default();
     match row.kind.as_str() {
         "exec" => exec(row),
@@ -132,6 +133,9 @@ pub fn what(row: &Row) -> String {
             row.number("len").unwrap_or(0),
             row.told("head").unwrap_or_default()
         ),
+        "tls" | "dns" | "http" | "ssh" | "stratum" => {
+            format!("{protocol} {} {remote}  {}", arrow(row), said(row))
+        }
         "flow_close" => format!(
             "{protocol} {} {remote}  {} out, {} in{}",
             arrow(row),
@@ -202,6 +206,85 @@ fn facts(row: &Row) -> String {
         })
         .collect();
     words.join("  ")
+}
+
+/// The peer, with its name.
+fn remote(row: &Row) -> String {
+    let remote = row.remote.as_deref().unwrap_or("?");
+    match row.told("destination.domain") {
+        Some(name) => format!("{remote} ({name})"),
+        None => remote.to_owned(),
+    }
+}
+
+/// What a message says.
+fn said(row: &Row) -> String {
+    let told = |name: &str| row.told(name).unwrap_or_default();
+    let text = match row.kind.as_str() {
+        "tls" => format!(
+            "ClientHello for {}{}{}",
+            row.told("tls.client.server_name").unwrap_or("no name"),
+            word(" over ", &row.list("tls.client.alpn")),
+            if row.is("tls.client.ech") {
+                ", another name may be encrypted"
+            } else {
+                ""
+            },
+        ),
+        "dns" if told("dns.type") == "query" => {
+            format!(
+                "{} {}?",
+                told("dns.question.type"),
+                told("dns.question.name")
+            )
+        }
+        "dns" => format!(
+            "{} {}: {}{}",
+            told("dns.question.type"),
+            told("dns.question.name"),
+            told("dns.response_code"),
+            word(" ", &row.list("dns.resolved_ip")),
+        ),
+        "http" => format!(
+            "{} {}{}",
+            row.told("http.request.method").unwrap_or("HTTP/2"),
+            told("url.original"),
+            word(
+                " at ",
+                if told("http.request.method") == "CONNECT" {
+                    ""
+                } else {
+                    told("server.address")
+                }
+            ),
+        ),
+        "ssh" => format!(
+            "SSH {} {}, {}",
+            told("ssh.version"),
+            told("ssh.software"),
+            told("way")
+        ),
+        _ => format!(
+            "{}{}{}",
+            told("stratum.method"),
+            word(" for ", told("stratum.user")),
+            word(" by ", told("stratum.software")),
+        ),
+    };
+    if row.is("partial") {
+        text + ", cut"
+    } else {
+        text
+    }
+}
+
+/// A text with something before it, if there is one.
+fn word(before: &str, text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!("{before}{text}")
+    }
 }
 
 fn arrow(row: &Row) -> &'static str {

@@ -6,6 +6,7 @@ mod call;
 mod exec;
 mod file;
 mod flow;
+pub mod payload;
 
 use agentwatch_common::{budget, header::Header, header::flag, kind, loss, process};
 
@@ -90,6 +91,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         cgroup,
         comm: bytes::until_nul(&comm),
         partial: flags & !flag::USER != 0,
+        domain: None,
         kind,
     })
 }

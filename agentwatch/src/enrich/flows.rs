@@ -2,7 +2,12 @@
 
 use std::collections::HashMap;
 
-use crate::event::{Direction, Endpoint, Event, Kind, ProcessKey, Protocol, Trigger};
+use super::names::Names;
+use crate::{
+    decode::payload::{Message, Payload},
+    domain::{Domain, DomainSource},
+    event::{Direction, Endpoint, Event, Kind, ProcessKey, Protocol, Trigger},
+};
 
 /// Most flows that are kept; further ones are not known to the detectors.
 const FLOWS: usize = 64 * 1024;
@@ -24,8 +29,10 @@ pub struct Flow {
     pub head_in: Vec<u8>,
     /// The first bytes out.
     pub head_out: Vec<u8>,
-    /// One side said `SSH-`.
+    /// One side introduced itself as SSH does.
     pub ssh: bool,
+    /// The peer's name.
+    pub domain: Option<Domain>,
 }
 
 /// All of them.
@@ -36,10 +43,19 @@ pub struct Flows {
 
 impl Flows {
     /// Takes an event in.
-    pub fn observe(&mut self, event: &Event) {
+    pub fn observe(&mut self, event: &Event, names: &Names) {
         match &event.kind {
             Kind::Connect(connect) => {
                 self.insert(event, connect.endpoint, connect.trigger.clone());
+            }
+            Kind::Payload(payload) => {
+                self.named(event, payload, names);
+                // Also behind a proxy, or behind other lines of the server.
+                if let Message::Ssh(_) = payload.message
+                    && let Some(flow) = self.open.get_mut(&(event.agent, payload.endpoint.cookie))
+                {
+                    flow.ssh = true;
+                }
             }
             Kind::Accept(endpoint) | Kind::FlowOpen(endpoint) => {
                 match self.open.get_mut(&(event.agent, endpoint.cookie)) {
@@ -88,8 +104,28 @@ impl Flows {
                 head_in: Vec::new(),
                 head_out: Vec::new(),
                 ssh: false,
+                domain: event.domain.clone(),
             },
         );
+    }
+
+    /// The agent says whom it talks to. Where a name server gave that name this address too, it is the
+    /// one of several that is meant; else what a name server said counts more.
+    fn named(&mut self, event: &Event, payload: &Payload, names: &Names) {
+        let Some((name, source)) = claim(payload) else {
+            return;
+        };
+        let key = (event.agent, payload.endpoint.cookie);
+        let Some(flow) = self.open.get_mut(&key) else {
+            return;
+        };
+        let ip = flow.endpoint.remote.ip;
+        if names.has(event.agent, ip, &name, event.time_ns) {
+            let source = DomainSource::Dns;
+            flow.domain = Some(Domain { name, source });
+        } else if flow.domain.is_none() {
+            flow.domain = Some(Domain { name, source });
+        }
     }
 
     /// An agent's flow by its cookie.
@@ -106,6 +142,41 @@ impl Flows {
             .filter(|flow| {
                 flow.endpoint.direction == Direction::Out && flow.endpoint.protocol == Protocol::Tcp
             })
+    }
+}
+
+/// The name of the peer in a message, if it is the first of a connection that the agent opened: later
+/// ones may be meant for somebody behind a proxy.
+fn claim(payload: &Payload) -> Option<(String, DomainSource)> {
+    let Payload {
+        endpoint,
+        direction,
+        offset,
+        message,
+    } = payload;
+    if endpoint.direction != Direction::Out
+        || endpoint.protocol != Protocol::Tcp
+        || *direction != Direction::Out
+        || *offset != 0
+    {
+        return None;
+    }
+    let (name, source) = match message {
+        Message::Tls(hello) => (hello.server_name.as_deref()?, DomainSource::Sni),
+        Message::Http(request) if !request.is_for_proxy() => {
+            (without_port(request.host.as_deref()?), DomainSource::Host)
+        }
+        _ => return None,
+    };
+    let is_address = name.parse::<std::net::IpAddr>().is_ok() || name.starts_with('[');
+    (!is_address && !name.is_empty()).then(|| (name.to_ascii_lowercase(), source))
+}
+
+/// `host:port` without the port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
     }
 }
 

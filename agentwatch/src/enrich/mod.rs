@@ -1,14 +1,21 @@
 //! What is known of the agents: their processes, flows and files, kept up to date event by event.
 
+pub mod conversations;
 pub mod files;
 pub mod flows;
+pub mod names;
 pub mod processes;
 
 use std::collections::HashMap;
 
-use crate::event::{AgentInfo, Event, Kind};
+use crate::{
+    domain::Domain,
+    event::{AgentInfo, Direction, Event, Kind, Protocol},
+};
+use conversations::Conversations;
 use files::Files;
 use flows::Flows;
+use names::Names;
 use processes::Processes;
 
 /// Everything that is known by now.
@@ -18,6 +25,10 @@ pub struct World {
     pub processes: Processes,
     /// The flows that are open.
     pub flows: Flows,
+    /// What is said on them, as far as it is not whole yet.
+    pub conversations: Conversations,
+    /// The names that the agents were told.
+    pub names: Names,
     agents: HashMap<u32, Agent>,
 }
 
@@ -42,7 +53,8 @@ impl World {
     /// Takes an event in.
     pub fn observe(&mut self, event: &Event) -> Before {
         self.processes.observe(event);
-        self.flows.observe(event);
+        self.names.observe(event);
+        self.flows.observe(event, &self.names);
         match &event.kind {
             Kind::Agent(info) => {
                 self.agents.insert(
@@ -62,6 +74,23 @@ impl World {
         }
     }
 
+    /// The name of the peer of a flow that the agent opened, as it is known before the event.
+    pub fn domain(&self, event: &Event) -> Option<Domain> {
+        let endpoint = event.kind.endpoint()?;
+        if endpoint.direction != Direction::Out {
+            return None;
+        }
+        // A UDP socket may have many peers; a connection keeps the name that it was opened with.
+        let flow = match endpoint.protocol {
+            Protocol::Tcp => self.flows.get(event.agent, endpoint.cookie),
+            _ => None,
+        };
+        flow.and_then(|flow| flow.domain.clone()).or_else(|| {
+            self.names
+                .of(event.agent, endpoint.remote.ip, event.time_ns)
+        })
+    }
+
     /// An agent by its number.
     pub fn agent(&self, number: u32) -> Option<&Agent> {
         self.agents.get(&number)
@@ -75,3 +104,6 @@ impl World {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

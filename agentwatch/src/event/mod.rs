@@ -9,6 +9,8 @@ use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
+use crate::{decode::payload::Payload, domain::Domain};
+
 pub use call::{Call, CallOp, Credentials, Signal, SocketAddress, namespaces};
 pub use exec::{ENVIRONMENT, Exec, ExecMeans};
 pub use file::{Device, File, FileOp, PathSource};
@@ -46,6 +48,9 @@ pub struct Event {
     pub comm: String,
     /// Something of it is cut or could not be read.
     pub partial: bool,
+    /// The name of the peer that the agent opened a flow to: what the agent was told, or says itself.
+    /// `enrich` finds it.
+    pub domain: Option<Domain>,
     /// What it was.
     pub kind: Kind,
 }
@@ -83,6 +88,8 @@ pub enum Kind {
     FlowOpen(Endpoint),
     /// The first payload of a flow.
     FlowData(Box<FlowData>),
+    /// A message that was recognised in the payload.
+    Payload(Box<Payload>),
     /// A flow ended.
     FlowClose(FlowClose),
     /// A call upon a file.
@@ -114,6 +121,7 @@ impl Kind {
             Self::Listen(_) => "listen",
             Self::FlowOpen(_) => "flow_open",
             Self::FlowData(_) => "flow_data",
+            Self::Payload(payload) => payload.message.name(),
             Self::FlowClose(_) => "flow_close",
             Self::File(file) => file.op.name(),
             Self::Call(call) => call.op.name(),
@@ -137,6 +145,11 @@ impl Kind {
         "flow_open",
         "flow_data",
         "flow_close",
+        "tls",
+        "dns",
+        "http",
+        "ssh",
+        "stratum",
         "open",
         "unlink",
         "rmdir",
@@ -308,7 +321,7 @@ pub struct Connect {
     pub trigger: Option<Trigger>,
 }
 
-/// The beginning of what was said on a flow.
+/// The beginning of what was said on a flow, or of a DNS message anywhere in it.
 #[derive(Debug, Clone)]
 pub struct FlowData {
     /// The flow.
@@ -340,6 +353,22 @@ pub struct FlowClose {
     pub established: bool,
     /// It is open still, at the end of the watching.
     pub alive: bool,
+}
+
+impl Kind {
+    /// The ends of the flow that it is about.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Connect(connect) => Some(&connect.endpoint),
+            Self::Accept(endpoint) | Self::Listen(endpoint) | Self::FlowOpen(endpoint) => {
+                Some(endpoint)
+            }
+            Self::FlowData(data) => Some(&data.endpoint),
+            Self::Payload(payload) => Some(&payload.endpoint),
+            Self::FlowClose(close) => Some(&close.endpoint),
+            _ => None,
+        }
+    }
 }
 
 /// The kernel stopped a process at its next call, since its agent is past the deletion budget.

@@ -132,7 +132,10 @@ impl Source {
                     batch.extend(uring.hold(head.time_ns, record));
                     continue;
                 }
-                arena.put_slice(record);
+                // What is reserved in the ring may be more than what was written.
+                let len =
+                    usize::try_from(head.len).map_or(record.len(), |len| len.min(record.len()));
+                arena.put_slice(&record[..len]);
                 batch.push(arena.split().freeze());
             }
         }
@@ -187,6 +190,7 @@ fn clear(ready: io::Result<AsyncFdReadyGuard<'_, OwnedFd>>) {
 
 /// The few fields that the source itself looks at.
 struct Head {
+    len: u32,
     kind: u16,
     time_ns: u64,
     agent: u32,
@@ -197,6 +201,7 @@ impl Head {
     fn of(record: &[u8]) -> Option<Self> {
         let header = size_of::<Header>();
         Some(Self {
+            len: u32::from_ne_bytes(record.get(..4)?.try_into().ok()?),
             kind: u16::from_ne_bytes(record.get(4..6)?.try_into().ok()?),
             time_ns: u64::from_ne_bytes(record.get(8..16)?.try_into().ok()?),
             agent: u32::from_ne_bytes(record.get(32..36)?.try_into().ok()?),

@@ -7,6 +7,7 @@
 
 pub mod query;
 pub mod row;
+mod said;
 pub mod schema;
 pub mod writer;
 

@@ -3,10 +3,14 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::said;
 use crate::event::{
     self, Call, CallOp, Endpoint, Event, Exec, ExecMeans, File, Inode, Kind, PathSource, Protocol,
     SocketAddress,
 };
+
+/// Most bytes of a payload that are shown as they are. Of what is longer the message is shown.
+const HEAD: usize = agentwatch_common::flow::HEAD_MAX;
 
 /// A row of the table of events, and a line of `agentwatch events -o json`: the names of the fields
 /// are a contract. What an event does not have is absent.
@@ -106,10 +110,18 @@ impl Row {
         };
         row.fill(&event.kind);
         if event.partial {
-            let detail = row.detail.get_or_insert_with(|| json!({}));
-            detail["partial"] = Value::Bool(true);
+            row.detail()["partial"] = Value::Bool(true);
+        }
+        if let Some(domain) = &event.domain {
+            let detail = row.detail();
+            detail["destination.domain"] = domain.name.clone().into();
+            detail["destination.domain_source"] = domain.source.name().into();
         }
         row
+    }
+
+    fn detail(&mut self) -> &mut Value {
+        self.detail.get_or_insert_with(|| json!({}))
     }
 
     fn fill(&mut self, kind: &Kind) {
@@ -148,8 +160,14 @@ impl Row {
                 self.endpoint(&data.endpoint);
                 self.detail = Some(json!({
                     "way": data.direction.name(), "offset": data.offset, "len": data.len,
-                    "head": crate::text::escape(&data.data),
+                    "head": crate::text::escape(&data.data[..data.data.len().min(HEAD)]),
                 }));
+            }
+            Kind::Payload(payload) => {
+                self.endpoint(&payload.endpoint);
+                let mut detail = said::detail(&payload.message);
+                detail["way"] = payload.direction.name().into();
+                self.detail = Some(detail);
             }
             Kind::FlowClose(close) => {
                 self.endpoint(&close.endpoint);
@@ -243,8 +261,11 @@ impl Row {
         if let Some(device) = file.device {
             detail["device"] = device.to_string().into();
         }
-        if let Some((user, group)) = file.owner {
-            detail["owner"] = json!({"uid": user, "gid": group});
+        let (user, group) = file.owner.unwrap_or_default();
+        for (name, id) in [("uid", user), ("gid", group)] {
+            if let Some(id) = id {
+                detail["owner"][name] = id.into();
+            }
         }
         self.detail = Some(detail);
     }
@@ -305,6 +326,16 @@ impl Row {
             .and_then(|detail| detail.get(name))
             .and_then(Value::as_bool)
             == Some(true)
+    }
+
+    /// One list of `detail`, as text with commas.
+    pub fn list(&self, name: &str) -> String {
+        let list = self.detail.as_ref().and_then(|detail| detail.get(name));
+        let words = list.and_then(Value::as_array).into_iter().flatten();
+        words
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// The arguments.

@@ -25,6 +25,7 @@ fn event(time_ns: u64, kind: Kind) -> Event {
         cgroup: 9,
         comm: "sh".to_owned(),
         partial: false,
+        domain: None,
         kind,
     }
 }

@@ -11,7 +11,9 @@ mod files;
 mod flows;
 mod history;
 mod loss;
+mod names;
 mod outside;
+mod payload;
 mod processes;
 mod quiet;
 mod recordings;
@@ -61,6 +63,8 @@ fn main() {
         files::TESTS,
         processes::TESTS,
         flows::TESTS,
+        payload::TESTS,
+        names::TESTS,
         run::TESTS,
         history::TESTS,
         loss::TESTS,

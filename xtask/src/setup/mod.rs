@@ -47,6 +47,10 @@ const E2E: &[Package] = &[
     Package::new("dpkg-dev", "dpkg-scanpackages"),
     Package::new("procps", "pkill"),
     Package::new("curl", "curl"),
+    Package::new("openssl", "openssl"),
+    // Without the service of the package dnsmasq.
+    Package::new("dnsmasq-base", "dnsmasq"),
+    Package::new("bind9-dnsutils", "dig"),
     Package::new("netcat-openbsd", "nc"),
     Package::new("nginx", "nginx").with_services(&["nginx.service"]),
 ];

@@ -18,6 +18,8 @@ use crate::{
 
 mod text;
 
+/// Most names of a peer.
+const NAMES: usize = 4;
 /// Most different things that are kept of each sort; of the rest only the number is.
 const KEPT: usize = 1024;
 
@@ -63,6 +65,9 @@ pub struct Account {
     /// Events in the history, and not in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Kept>,
+    /// The names of peers, by the same keys.
+    #[serde(skip)]
+    names: BTreeMap<String, BTreeSet<String>>,
     #[serde(skip)]
     seen: HashSet<(u32, u64)>,
     #[serde(skip)]
@@ -84,6 +89,9 @@ pub struct Ended {
 /// What was said with a peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Peer {
+    /// What the agent called it, or was told that it is called, at most 4 names.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub names: BTreeSet<String>,
     /// Connections, or UDP sockets.
     pub flows: u64,
     /// Of these, those that were refused or had no answer.
@@ -145,6 +153,7 @@ pub struct Kept {
 impl Peer {
     fn add(&mut self, row: &Row) {
         let Self {
+            names: _,
             flows,
             failed,
             bytes_in,
@@ -190,23 +199,37 @@ impl Account {
                 count(&mut self.programs, row.path.as_deref().unwrap_or("?"));
             }
             "listen" if self.listening.len() < KEPT => self.listening.extend(row.local.clone()),
+            "connect" | "flow_open" => self.name(row),
             "flow_close" => self.flow(row),
             _ if row.path.is_some() => self.file(row),
             _ => {}
         }
     }
 
-    fn flow(&mut self, row: &Row) {
-        let protocol = row.protocol.as_deref().unwrap_or("?");
-        // A peer that came in has a port of no meaning; the one it came to has.
-        let key = match (row.direction.as_deref(), &row.local, &row.remote) {
-            (Some("in"), Some(local), _) => format!("{protocol} in  {local}"),
-            (_, _, Some(remote)) => format!("{protocol} out {remote}"),
-            _ => return,
+    /// Keeps the name of a peer: at the end of a long flow it may have been forgotten.
+    fn name(&mut self, row: &Row) {
+        let (Some(key), Some(name)) = (peer(row), row.told("destination.domain")) else {
+            return;
         };
+        if self.names.len() < KEPT || self.names.contains_key(&key) {
+            let names = self.names.entry(key).or_default();
+            if names.len() < NAMES {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+
+    fn flow(&mut self, row: &Row) {
+        let Some(key) = peer(row) else {
+            return;
+        };
+        self.name(row);
         self.traffic.add(row);
+        let names = self.names.get(&key).cloned().unwrap_or_default();
         if self.peers.len() < KEPT || self.peers.contains_key(&key) {
-            self.peers.entry(key).or_default().add(row);
+            let peer = self.peers.entry(key).or_default();
+            peer.add(row);
+            peer.names = names;
         }
     }
 
@@ -344,6 +367,17 @@ impl Account {
     /// For people.
     pub fn text(&self, colour: bool) -> String {
         text::render(self, colour)
+    }
+}
+
+/// A peer's key.
+fn peer(row: &Row) -> Option<String> {
+    let protocol = row.protocol.as_deref().unwrap_or("?");
+    // A peer that came in has a port of no meaning; the one it came to has.
+    match (row.direction.as_deref(), &row.local, &row.remote) {
+        (Some("in"), Some(local), _) => Some(format!("{protocol} in  {local}")),
+        (_, _, Some(remote)) => Some(format!("{protocol} out {remote}")),
+        _ => None,
     }
 }
 

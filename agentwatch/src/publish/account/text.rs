@@ -8,6 +8,8 @@ use super::{Account, Ended, Files, Found, Kept, Peer};
 const LINES: usize = 8;
 /// How wide a line is, without its label.
 const WIDTH: usize = 88;
+/// How wide a peer is, at least and at most: beside it there is room for the numbers.
+const PEER: (usize, usize) = (36, 53);
 /// How wide a label is.
 const LABEL: usize = 11;
 
@@ -58,12 +60,18 @@ pub fn render(account: &Account, colour: bool) -> String {
     // The most bytes first: what counts is not to be below the lines that are shown.
     let mut peers: Vec<(&String, &Peer)> = account.peers.iter().collect();
     peers.sort_by_key(|(_, peer)| std::cmp::Reverse(peer.bytes_in.saturating_add(peer.bytes_out)));
-    let mut lines: Vec<String> = peers
+    let peers: Vec<(String, &Peer)> = peers
         .into_iter()
-        .map(|(key, peer)| network(key, peer))
+        .map(|(key, peer)| (named(key, peer), peer))
+        .collect();
+    let longest = peers.iter().map(|(name, _)| name.chars().count()).max();
+    let width = longest.unwrap_or(0).clamp(PEER.0, PEER.1);
+    let mut lines: Vec<String> = peers
+        .iter()
+        .map(|(name, peer)| network(name, width, peer))
         .collect();
     if lines.len() > LINES {
-        lines.insert(0, network("all together", &account.traffic));
+        lines.insert(0, network("all together", width, &account.traffic));
     }
     page.lines("network", lines, "nothing sent or received");
     if !account.listening.is_empty() {
@@ -157,15 +165,30 @@ fn processes(account: &Account) -> String {
     out
 }
 
-fn network(key: &str, peer: &Peer) -> String {
+/// A peer's address with its names, shortened at the end to what a line has room for.
+fn named(key: &str, peer: &Peer) -> String {
+    let names: Vec<&str> = peer.names.iter().map(String::as_str).collect();
+    let name = if names.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{key} {}", names.join(", "))
+    };
+    if name.chars().count() <= PEER.1 {
+        return name;
+    }
+    name.chars().take(PEER.1 - 1).chain(['…']).collect()
+}
+
+fn network(name: &str, width: usize, peer: &Peer) -> String {
     let Peer {
+        names: _,
         flows,
         failed,
         bytes_in,
         bytes_out,
     } = peer;
     let mut out = format!(
-        "{key:<36} {:>16} {:>10} out {:>10} in",
+        "{name:<width$} {:>16} {:>10} out {:>10} in",
         plural(*flows, "flow", "flows"),
         bytes(*bytes_out),
         bytes(*bytes_in)
@@ -394,6 +417,15 @@ mod tests {
             detail: Some(serde_json::json!({"established": true})),
             ..row("flow_close", None)
         });
+        account.observe(&Row {
+            protocol: Some("tcp".to_owned()),
+            direction: Some("out".to_owned()),
+            remote: Some("192.0.2.2:443".to_owned()),
+            detail: Some(serde_json::json!({
+                "established": true, "destination.domain": "a.long.name.in.the.example.org"
+            })),
+            ..row("flow_close", None)
+        });
         account.tally(&Tally {
             emitted: 4,
             delivered: 4,
@@ -405,7 +437,8 @@ mod tests {
   command    sh -c x
   ended      with exit status 3, after 0 ms, begun 1970-01-01T00:00:00Z
   processes  1 process; 1 program started: sh
-  network    tcp out 192.0.2.1:443                          1 flow    2.0 KiB out        1 B in
+  network    tcp out 192.0.2.1:443                                          1 flow    2.0 KiB out        1 B in
+             tcp out 192.0.2.2:443 a.long.name.in.the.example.org           1 flow        0 B out        0 B in
   files      1 deleted
                   1 below /w
   findings   none
