@@ -239,6 +239,7 @@ fn every_kind() -> Vec<Kind> {
         }),
         Kind::Fork {
             namespaces: 0,
+            cgroup: 0,
             parent: ProcessKey {
                 pid: 1,
                 start_ns: 2,

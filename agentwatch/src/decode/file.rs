@@ -1,6 +1,9 @@
 //! Records of files: what path is meant.
 
-use agentwatch_common::file::{self, Touched, op, state};
+use agentwatch_common::{
+    file::{self, Touched, op, state},
+    header::flag,
+};
 
 use super::{
     DecodeError,
@@ -14,7 +17,7 @@ use crate::{
 // SAFETY: a `repr(C)` structure of integers and byte arrays, asserted to have no padding.
 unsafe impl Wire for file::FileOp {}
 
-pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
+pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
     let file::FileOp {
         target,
         second,
@@ -39,6 +42,7 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
     let base2 = reader.bytes(base2_len)?;
     let name2 = reader.bytes(name2_len)?;
     let op = operation(op)?;
+    let base_cut = flags & flag::BASE_CUT != 0;
 
     // In a folder that the kernel found, only the last component of the caller's string counts.
     let name = if bits & state::BASE_RESOLVED == 0 {
@@ -51,14 +55,14 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
     } else {
         last(name2)
     };
-    let by_caller = join(base, name);
+    let by_caller = join(base, name, base_cut);
     // The second name is always the caller's: nothing tells of a name that is to be.
     let plain2 = bits & state::PLAIN2 != 0;
     let path2 = (!name2.is_empty()).then(|| {
         if plain2 {
             escape(name2)
         } else {
-            join(base2, name2)
+            join(base2, name2, base_cut)
         }
     });
     // The kernel changes up to two inodes: which is which, their names tell.
@@ -74,7 +78,10 @@ pub fn file(reader: &mut Reader<'_>) -> Result<File, DecodeError> {
     let (path, path_source) = if op == FileOp::Symlink {
         (escape(name), PathSource::Caller)
     } else if by_kernel {
-        (reversed_path(resolved, false), PathSource::Kernel)
+        (
+            reversed_path(resolved, flags & flag::PATH_CUT != 0),
+            PathSource::Kernel,
+        )
     } else if bits & state::BASE_RESOLVED != 0 {
         (by_caller, PathSource::Kernel)
     } else {
@@ -203,7 +210,7 @@ fn inode(touched: &Touched) -> Option<Inode> {
 
 /// The path that a name means below a base (leaf first), without `.` and `..`. Symbolic links are
 /// not followed: nothing here may look at a file system.
-fn join(base: &[u8], name: &[u8]) -> String {
+fn join(base: &[u8], name: &[u8], cut: bool) -> String {
     let mut parts: Vec<&[u8]> = base
         .split(|b| *b == b'/')
         .rev()
@@ -221,7 +228,10 @@ fn join(base: &[u8], name: &[u8]) -> String {
     if parts.is_empty() {
         return "/".to_owned();
     }
-    let mut out = String::with_capacity(base.len() + name.len() + 1);
+    let mut out = String::with_capacity(base.len() + name.len() + 4);
+    if cut {
+        out.push('…');
+    }
     for part in parts {
         out.push('/');
         out.push_str(&escape(part));
@@ -235,10 +245,14 @@ mod tests {
 
     #[test]
     fn names_are_joined_without_dots() {
-        assert_eq!(join(b"b/a/", b"c"), "/a/b/c");
-        assert_eq!(join(b"b/a/", b"../c/./d//e"), "/a/c/d/e");
-        assert_eq!(join(b"", b"/../../x"), "/x");
-        assert_eq!(join(b"", b"/"), "/");
-        assert_eq!(join(b"jail/srv/", b"/etc/passwd"), "/srv/jail/etc/passwd");
+        assert_eq!(join(b"b/a/", b"c", false), "/a/b/c");
+        assert_eq!(join(b"b/a/", b"c", true), "…/a/b/c");
+        assert_eq!(join(b"b/a/", b"../c/./d//e", false), "/a/c/d/e");
+        assert_eq!(join(b"", b"/../../x", false), "/x");
+        assert_eq!(join(b"", b"/", false), "/");
+        assert_eq!(
+            join(b"jail/srv/", b"/etc/passwd", false),
+            "/srv/jail/etc/passwd"
+        );
     }
 }

@@ -102,7 +102,7 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
         kind::FORK => {
             let process::Fork {
                 parent_start_ns,
-                child_cgroup: _,
+                child_cgroup,
                 namespaces,
                 pad: _,
             } = reader.take()?;
@@ -112,6 +112,7 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
                     start_ns: parent_start_ns,
                 },
                 namespaces,
+                cgroup: child_cgroup,
             }
         }
         kind::EXIT => Kind::Exit(exit(reader)?),
@@ -133,7 +134,7 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
         kind::FLOW_OPEN => Kind::FlowOpen(flow::endpoint(reader)?),
         kind::FLOW_DATA => Kind::FlowData(Box::new(flow::data(reader)?)),
         kind::FLOW_CLOSE => Kind::FlowClose(flow::close(reader)?),
-        kind::FILE => Kind::File(Box::new(file::file(reader)?)),
+        kind::FILE => Kind::File(Box::new(file::file(reader, flags)?)),
         kind::CALL => Kind::Call(Box::new(call::call(reader, flags)?)),
         kind::SIGNAL => Kind::Signal(call::signal(reader)?),
         kind::STOPPED => {

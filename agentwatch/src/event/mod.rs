@@ -66,6 +66,8 @@ pub enum Kind {
         parent: ProcessKey,
         /// Namespaces that are not the parent's, `CLONE_NEW…` flags: see [`namespaces`].
         namespaces: u32,
+        /// The cgroup v2 id that the child was born in: not its parent's with `CLONE_INTO_CGROUP`.
+        cgroup: u64,
     },
     /// A process ended.
     Exit(Exit),

@@ -108,7 +108,7 @@ impl Row {
             exe: exe.map(str::to_owned),
             ..Self::default()
         };
-        row.fill(&event.kind);
+        row.fill(&event.kind, event.cgroup);
         if event.partial {
             row.detail()["partial"] = Value::Bool(true);
         }
@@ -124,14 +124,22 @@ impl Row {
         self.detail.get_or_insert_with(|| json!({}))
     }
 
-    fn fill(&mut self, kind: &Kind) {
+    fn fill(&mut self, kind: &Kind, own_cgroup: u64) {
         match kind {
             Kind::Exec(exec) => self.exec(exec),
-            Kind::Fork { parent, namespaces } => {
+            Kind::Fork {
+                parent,
+                namespaces,
+                cgroup,
+            } => {
                 self.ppid = parent.pid;
-                if *namespaces != 0 {
-                    let names = event::namespaces(u64::from(*namespaces));
-                    self.detail = Some(json!({"namespaces": names}));
+                let namespaces = event::namespaces(u64::from(*namespaces));
+                if !namespaces.is_empty() {
+                    self.detail()["namespaces"] = namespaces.into();
+                }
+                // The header has its parent's.
+                if *cgroup != own_cgroup {
+                    self.detail()["cgroup"] = (*cgroup).into();
                 }
             }
             Kind::Exit(exit) => {

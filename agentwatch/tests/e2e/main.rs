@@ -5,6 +5,7 @@
 //! cgroups, processes, folders) is gone afterwards, also when it fails. Traffic stays on loopback and
 //! in the namespaces.
 
+mod aliases;
 mod calls;
 mod deletion;
 mod files;
@@ -18,6 +19,7 @@ mod processes;
 mod quiet;
 mod recordings;
 mod run;
+mod sends;
 mod support;
 mod tunnels;
 mod uring;
@@ -69,6 +71,8 @@ fn main() {
         history::TESTS,
         loss::TESTS,
         calls::TESTS,
+        aliases::TESTS,
+        sends::TESTS,
         uring::TESTS,
     ];
     let trials = all

@@ -20,6 +20,7 @@ tests! {
     a_script_shows_itself_and_its_interpreter;
     who_leaves_the_cgroup_stays_watched_and_dies needs "python3";
     a_cgroup_below_is_the_agents_too;
+    born_elsewhere_and_orphans_stay_watched needs "/usr/bin/python3";
 }
 
 fn exec(outcome: &Outcome, word: &str) -> Result<Value> {
@@ -164,6 +165,48 @@ fn a_cgroup_below_is_the_agents_too() -> Result<()> {
     ensure!(
         moves.iter().any(|event| event["detail"]["to_agent"] == 1),
         "{moves:#?}"
+    );
+    Ok(())
+}
+
+/// Born into another cgroup (clone3 with `CLONE_INTO_CGROUP`), given to init after a double fork, in a
+/// session and namespaces of their own: all are the agent's.
+fn born_elsewhere_and_orphans_stay_watched() -> Result<()> {
+    let place = Place::new()?;
+    let beside = Cgroup::new("born")?;
+    let script = place.file(
+        "work/agent.py",
+        &format!(
+            "import ctypes, os, struct, sys, time\n\
+             libc = ctypes.CDLL(None, use_errno=True)\n\
+             fd = os.open('{}', os.O_RDONLY)\n\
+             # struct clone_args, 11 words: flags and exit_signal, at the end the cgroup.\n\
+             args = struct.pack('11Q', 0x200000000, 0, 0, 0, 17, 0, 0, 0, 0, 0, fd)\n\
+             p = libc.syscall(435, args, len(args))\n\
+             if p == 0: os.execv('/bin/true', ['true', 'born-elsewhere'])\n\
+             assert p > 0, ctypes.get_errno()\n\
+             os.waitpid(p, 0)\n\
+             r, w = os.pipe()\n\
+             p = os.fork()\n\
+             if p == 0:\n\
+             \x20   os.setsid()\n\
+             \x20   if os.fork() == 0:\n\
+             \x20       time.sleep(.2); libc.unshare(0x04000000)\n\
+             \x20       os.execv('/bin/true', ['true', 'orphan'])\n\
+             \x20   os._exit(0)\n\
+             os.waitpid(p, 0); os.close(w); os.read(r, 1); time.sleep(.2)\n",
+            beside.0.display()
+        ),
+    )?;
+    let outcome = Agent::new(&place).run(&["/usr/bin/python3", &script])?;
+    outcome.is_quiet()?;
+    exec(&outcome, "born-elsewhere")?;
+    exec(&outcome, "orphan")?;
+    let id = fs::metadata(&beside.0)?.ino();
+    let forks = outcome.events("fork")?;
+    ensure!(
+        forks.iter().any(|event| event["detail"]["cgroup"] == id),
+        "{forks:#?}"
     );
     Ok(())
 }
