@@ -166,7 +166,7 @@ fn parse(skb: *mut __sk_buff, out: bool) -> Option<Packet> {
 
 /// Reads from a packet.
 #[inline(always)]
-fn load<T: Copy + Default>(skb: *mut __sk_buff, at: u32) -> Option<T> {
+pub fn load<T: Copy + Default>(skb: *mut __sk_buff, at: u32) -> Option<T> {
     let mut value = T::default();
     // SAFETY: the memory of `value`, of its size.
     let result = unsafe {

@@ -2,6 +2,7 @@
 //! they can be printed and compared as they are.
 
 mod call;
+mod denied;
 mod exec;
 mod file;
 
@@ -10,6 +11,7 @@ use std::{fmt, net::IpAddr};
 use serde::Serialize;
 
 pub use call::{Call, CallOp, Credentials, Signal, SocketAddress, namespaces};
+pub use denied::{Denied, DeniedObject, DeniedOp};
 pub use exec::{ENVIRONMENT, Exec, ExecMeans};
 pub use file::{Device, File, FileOp, PathSource};
 
@@ -93,6 +95,8 @@ pub enum Kind {
     Call(Box<Call>),
     /// A signal to another process.
     Signal(Signal),
+    /// Something that the policy denies was tried.
+    Denied(Box<Denied>),
     /// A process that ran already.
     Seed(Box<Seed>),
     /// An agent is watched from here on.
@@ -119,6 +123,7 @@ impl Kind {
             Self::Call(call) => call.op.name(),
             Self::Signal(_) => "signal",
             Self::Stopped(_) => "stopped",
+            Self::Denied(_) => "denied",
             Self::Seed(_) => "seed",
             Self::Agent(_) => "agent",
             Self::Tally(_) => "tally",
@@ -176,6 +181,7 @@ impl Kind {
         "userfaultfd",
         "kexec",
         "fsopen",
+        "denied",
         "seed",
     ];
 }

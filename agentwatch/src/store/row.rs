@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::event::{
-    self, Call, CallOp, Endpoint, Event, Exec, ExecMeans, File, Inode, Kind, PathSource, Protocol,
-    SocketAddress,
+    self, Call, CallOp, Denied, DeniedObject, DeniedOp, Endpoint, Event, Exec, ExecMeans, File,
+    Inode, Kind, PathSource, Protocol, SocketAddress,
 };
 
 /// A row of the table of events, and a line of `agentwatch events -o json`: the names of the fields
@@ -166,6 +166,7 @@ impl Row {
                 }));
             }
             Kind::Call(call) => self.call(call),
+            Kind::Denied(denied) => self.denied(denied),
             Kind::Signal(signal) => {
                 self.detail = Some(json!({
                     "signal": signal.signal, "target_pid": signal.target.pid,
@@ -266,6 +267,28 @@ impl Row {
             }
         }
         self.detail = Some(detail);
+    }
+
+    fn denied(&mut self, denied: &Denied) {
+        self.result = Some(-i32::try_from(denied.errno).unwrap_or(0));
+        match &denied.object {
+            DeniedObject::Address(address, protocol) => {
+                self.protocol = Some(protocol.to_string());
+                let text = Some(address.to_string());
+                if denied.op == DeniedOp::Bind {
+                    self.local = text;
+                } else {
+                    self.remote = text;
+                    self.remote_port = Some(address.port);
+                }
+            }
+            DeniedObject::File(path, inode) => {
+                self.path = Some(path.clone());
+                self.file(Some(*inode));
+            }
+            _ => {}
+        }
+        self.detail = Some(denied.facts());
     }
 
     fn file(&mut self, inode: Option<Inode>) {
