@@ -209,7 +209,7 @@ pub const PEER_RULES: usize = 32;
 /// All rules that apply to the addresses of one prefix, of longer and shorter ones too: the first
 /// that fits decides.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerRules {
     /// Ended by [`verdict::END`].
     pub rules: [PeerRule; PEER_RULES],

@@ -7,6 +7,7 @@
 
 mod calls;
 mod deletion;
+mod denial;
 mod files;
 mod flows;
 mod history;
@@ -66,6 +67,7 @@ fn main() {
         loss::TESTS,
         calls::TESTS,
         uring::TESTS,
+        denial::TESTS,
     ];
     let trials = all
         .into_iter()
