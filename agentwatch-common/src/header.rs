@@ -98,4 +98,6 @@ pub mod kind {
     pub const AGENT: u16 = 65;
     /// [`crate::loss::Tally`]: the counters of one agent, as read from the kernel.
     pub const TALLY: u16 = 66;
+    /// [`crate::deny::Denied`]
+    pub const DENIED: u16 = 80;
 }

@@ -9,6 +9,7 @@
 pub mod budget;
 pub mod call;
 pub mod config;
+pub mod deny;
 pub mod exec;
 pub mod file;
 pub mod flow;

@@ -51,6 +51,8 @@ pub mod counter {
     /// A cgroup could not be tagged: the map of cgroups is full. Its processes carry their tags
     /// still if they were forked by tagged ones.
     pub const CGROUPS_FULL: u32 = 35;
+    /// Denied, or would have been: all of them, also those that are not told one by one.
+    pub const DENIED: u32 = 40;
 }
 
 /// What an agent may have unread in the ring buffers: a bucket that is filled up again by what userspace

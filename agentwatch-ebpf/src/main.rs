@@ -33,16 +33,19 @@ mod tag;
 
 use aya_ebpf::{
     macros::{
-        cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops, tracepoint,
+        cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sysctl, fentry,
+        raw_tracepoint, sock_ops, tracepoint,
     },
     programs::{
-        FEntryContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext,
-        SockOpsContext, TracePointContext,
+        DeviceContext, FEntryContext, RawTracePointContext, SkBuffContext, SockAddrContext,
+        SockContext, SockOpsContext, SysctlContext, TracePointContext,
     },
 };
 
 /// What a cgroup program answers: let it pass.
 const PASS: i32 = 1;
+/// What a cgroup program answers for a packet: it goes no further.
+const DROP: i32 = 0;
 
 // Processes. Raw tracepoints: their arguments are the kernel's own structures, and they are there
 // on every kernel since 4.17.
@@ -188,26 +191,22 @@ fn path_truncate(ctx: FEntryContext) -> u32 {
 
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    probes::connect::connect4(&ctx);
-    PASS
+    i32::from(probes::connect::connect4(&ctx))
 }
 
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    probes::connect::connect6(&ctx);
-    PASS
+    i32::from(probes::connect::connect6(&ctx))
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    probes::connect::sendmsg(&ctx);
-    PASS
+    i32::from(probes::connect::sendmsg4(&ctx))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    probes::connect::sendmsg(&ctx);
-    PASS
+    i32::from(probes::connect::sendmsg6(&ctx))
 }
 
 #[sock_ops]
@@ -224,12 +223,18 @@ fn sock_release(ctx: SockContext) -> i32 {
 
 #[cgroup_skb(ingress)]
 fn packet_in(ctx: SkBuffContext) -> i32 {
+    if !probes::deny_packet::may_pass(&ctx, false) {
+        return DROP;
+    }
     probes::packet::ingress(&ctx);
     PASS
 }
 
 #[cgroup_skb(egress)]
 fn packet_out(ctx: SkBuffContext) -> i32 {
+    if !probes::deny_packet::may_pass(&ctx, true) {
+        return DROP;
+    }
     probes::packet::egress(&ctx);
     PASS
 }
@@ -284,6 +289,34 @@ fn uring_submit(ctx: RawTracePointContext) -> i32 {
 fn uring_complete(ctx: RawTracePointContext) -> i32 {
     probes::uring::complete(&ctx);
     0
+}
+
+// Denial, beyond what the programs above refuse: attached only where a policy wants it. A cgroup
+// program answers 1 for what may be, 0 for what gets EPERM.
+
+#[cgroup_sock_addr(bind4)]
+fn bind4(ctx: SockAddrContext) -> i32 {
+    i32::from(probes::deny::may_bind(&ctx, probes::deny::address4(&ctx)))
+}
+
+#[cgroup_sock_addr(bind6)]
+fn bind6(ctx: SockAddrContext) -> i32 {
+    i32::from(probes::deny::may_bind(&ctx, probes::deny::address6(&ctx)))
+}
+
+#[cgroup_sock(sock_create)]
+fn sock_create(ctx: SockContext) -> i32 {
+    i32::from(probes::deny::may_make(&ctx))
+}
+
+#[cgroup_device]
+fn device(ctx: DeviceContext) -> i32 {
+    i32::from(probes::deny::may_use(&ctx))
+}
+
+#[cgroup_sysctl]
+fn sysctl(ctx: SysctlContext) -> i32 {
+    i32::from(probes::deny::may_set(&ctx))
 }
 
 /// A reachable panic is an endless loop, which the verifier refuses: so there is none.

@@ -4,6 +4,10 @@ use agentwatch_common::{
     budget::{Budget, OwnKey},
     call::CallRow,
     config::Config,
+    deny::{
+        DeniedInode, DeniedKey, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules, Repeat,
+        RepeatKey, SysctlKey,
+    },
     file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall},
     flow::{FlowKey, FlowState, Trigger},
     loss::{CounterKey, Read, Share},
@@ -14,7 +18,7 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 
 use crate::probes::{call::Entered, file::Pending, uring::Request};
@@ -147,3 +151,36 @@ pub struct Scratch {
     pub pos: u64,
     pub bytes: [u8; SCRATCH_MASK + 1 + PIECE_MAX],
 }
+
+// Denial. Userspace fills these from the policy, and refuses a policy that does not fit.
+
+/// Agent → what is in force for it. No entry: nothing is denied.
+#[map]
+pub static ENFORCED: HashMap<u32, Enforcement> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Agent, scope and prefix → the rules upon addresses.
+#[map]
+pub static DENIED_PEERS: LpmTrie<PeerKey, PeerRules> = LpmTrie::with_max_entries(16384, 0);
+
+/// Agent and device → what is denied of it.
+#[map]
+pub static DENIED_DEVICES: HashMap<DeviceKey, DeviceRule> =
+    HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// Agent and beginning of a name → the rule that denies writing it.
+#[map]
+pub static DENIED_SYSCTLS: LpmTrie<SysctlKey, u32> = LpmTrie::with_max_entries(8192, 0);
+
+/// Whether any agent has rules about packets: 0 for none.
+#[map]
+pub static PACKET_RULES: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Agent and rule → how often that was told lately. The least recently used goes when it is full:
+/// then a denial may be told once more.
+#[map]
+pub static REPEATS: LruHashMap<RepeatKey, Repeat> = LruHashMap::with_max_entries(4096, 0);
+
+/// Agent and inode → what is denied of it and below it.
+#[map]
+pub static DENIED_INODES: HashMap<DeniedKey, DeniedInode> =
+    HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);

@@ -103,6 +103,11 @@ impl Pipeline {
         sink.event(&event, &self.world);
     }
 
+    /// The policy that is in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// The deletion budget that the kernel is to hold itself: where the policy stops an agent that is
     /// past it.
     pub fn deletion_budget(&self) -> Option<MassDeletion> {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 
 use agentwatch_common::{kind, tag::Task};
@@ -12,8 +12,8 @@ use crate::{
     event::{Event, Kind, ProcessKey, Stopped, Tally},
     finding::Finding,
     pipeline::{Pipeline, Sink},
-    policy::{Policy, Prefilter},
-    probe::{KernelLog, Options, Probe, seed},
+    policy::{Enforcement, Mode, Policy, Prefilter},
+    probe::{KernelLog, Options, Probe, deny, seed},
     publish::{account::Account, notice::Notices},
     recording::Recorder,
     respond::{self, cgroup::AgentCgroup},
@@ -118,11 +118,43 @@ impl Session {
             let workspace = workspace.as_deref().and_then(device_inode);
             probe.budget(AGENT, &limits, workspace)?;
         }
+        session.enforce(&mut probe)?;
         probe.watch(AGENT, session.cgroup.path(), session.cgroup.id)?;
         session.take_in_members(&mut probe)?;
         session.probe = Some(probe);
         session.flow()?;
         Ok(session)
+    }
+
+    /// Puts the policy's denials in force. One that cannot be is an error, unless the policy says that
+    /// it need not be.
+    fn enforce(&mut self, probe: &mut Probe) -> Result<()> {
+        let policy = self.pipeline.policy();
+        let enforced = probe.enforce(AGENT, self.cgroup.path(), policy)?;
+        let notices = &mut self.outputs.notices;
+        for note in &enforced.notes {
+            notices.write(&format!("agentwatch: {note}\n"));
+        }
+        if enforced.missing.is_empty() {
+            return Ok(());
+        }
+        let missing = enforced.explain();
+        if policy.mode == Mode::Observe {
+            notices.write(&format!(
+                "agentwatch: what the policy would deny is not told here: {missing}\n"
+            ));
+            return Ok(());
+        }
+        match policy.enforcement {
+            Enforcement::Required => bail!(
+                "the policy denies what this kernel cannot refuse: {missing}. `enforcement: best_effort` \
+                 in the policy starts all the same"
+            ),
+            Enforcement::BestEffort => {
+                notices.write(&format!("agentwatch: not in force here: {missing}\n"));
+                Ok(())
+            }
+        }
     }
 
     /// Who the agent is and who started it: the records come from here, so a recording has them.
@@ -280,6 +312,12 @@ impl Session {
         }
         self.source.drain(&mut self.batch);
         let now = respond::now_ns();
+        if let Some(probe) = &mut self.probe {
+            for (rule, repeat) in probe.untold(AGENT)? {
+                self.batch
+                    .push(deny::untold_record(AGENT, rule, &repeat, now));
+            }
+        }
         self.source.open_flows(AGENT, now, &mut self.batch);
         let tally = self.source.tally(AGENT);
         let head = source::header(kind::TALLY, AGENT, 0, 0, now);

@@ -2,6 +2,7 @@
 
 use agentwatch_common::{
     Header,
+    deny::op,
     flow::{Connect, Endpoint, FlowKey, FlowState, TRIGGER_HEAD, Trigger, direction},
     kind,
     loss::counter,
@@ -9,9 +10,10 @@ use agentwatch_common::{
 };
 use aya_ebpf::{helpers::bpf_get_socket_cookie, programs::SockAddrContext};
 
+use super::deny;
 use crate::{
     emit,
-    kernel::sock::{mapped, version, words},
+    kernel::sock::version,
     maps::{FLOWS, OWNERS, Owner, TRIGGERS},
     tag,
 };
@@ -31,33 +33,25 @@ pub const NO_TRIGGER: Trigger = Trigger {
 
 /// `BPF_CGROUP_INET4_CONNECT`: in the caller's context, before a local port is chosen.
 #[inline(always)]
-pub fn connect4(ctx: &SockAddrContext) {
-    // SAFETY: the context, in fields that this attach type allows.
-    let address = unsafe { (&raw const (*ctx.sock_addr).user_ip4).read_volatile() };
-    connect(ctx, mapped(address));
+pub fn connect4(ctx: &SockAddrContext) -> bool {
+    connect(ctx, deny::address4(ctx))
 }
 
 /// `BPF_CGROUP_INET6_CONNECT`; also for `::ffff:a.b.c.d`, which then goes out as IPv4.
 #[inline(always)]
-pub fn connect6(ctx: &SockAddrContext) {
-    let at = ctx.sock_addr;
-    // SAFETY: as above; each word by itself, as the verifier wants them.
-    let address = unsafe {
-        [
-            (&raw const (*at).user_ip6[0]).read_volatile(),
-            (&raw const (*at).user_ip6[1]).read_volatile(),
-            (&raw const (*at).user_ip6[2]).read_volatile(),
-            (&raw const (*at).user_ip6[3]).read_volatile(),
-        ]
-    };
-    connect(ctx, words(address));
+pub fn connect6(ctx: &SockAddrContext) -> bool {
+    connect(ctx, deny::address6(ctx))
 }
 
+/// Whether it may be. What is refused is no connect, and told as a denial only.
 #[inline(always)]
-fn connect(ctx: &SockAddrContext, remote: [u8; 16]) {
+fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> bool {
     let Some(own) = tag::current_or_cgroup() else {
-        return;
+        return true;
     };
+    if !deny::may_go(ctx, &own, op::CONNECT, remote) {
+        return false;
+    }
     // SAFETY: the context; the helper takes it.
     let (cookie, port, proto) = unsafe {
         (
@@ -87,6 +81,7 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) {
         // SAFETY: reserved memory of this type.
         unsafe { to.write(Connect { endpoint, trigger }) };
     });
+    true
 }
 
 /// What the process, or else its parent, got last from outside.
@@ -102,9 +97,27 @@ pub fn trigger(tgid: u32, ppid: u32) -> Trigger {
         .unwrap_or(NO_TRIGGER)
 }
 
-/// `BPF_CGROUP_UDP4_SENDMSG`, `BPF_CGROUP_UDP6_SENDMSG`: a send that names its peer.
+/// `BPF_CGROUP_UDP4_SENDMSG`: a send that names its peer. Also of an IPv6 socket to
+/// `::ffff:a.b.c.d`.
 #[inline(always)]
-pub fn sendmsg(ctx: &SockAddrContext) {
+pub fn sendmsg4(ctx: &SockAddrContext) -> bool {
+    sendmsg(ctx, deny::address4(ctx))
+}
+
+/// `BPF_CGROUP_UDP6_SENDMSG`
+#[inline(always)]
+pub fn sendmsg6(ctx: &SockAddrContext) -> bool {
+    sendmsg(ctx, deny::address6(ctx))
+}
+
+#[inline(always)]
+fn sendmsg(ctx: &SockAddrContext, remote: [u8; 16]) -> bool {
+    let Some(own) = tag::current_or_cgroup() else {
+        return true;
+    };
+    if !deny::may_go(ctx, &own, op::SENDMSG, remote) {
+        return false;
+    }
     // SAFETY: the context; the helper takes it.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
     let tgid = tag::tgid();
@@ -112,13 +125,11 @@ pub fn sendmsg(ctx: &SockAddrContext) {
     if let Some(owner) = unsafe { OWNERS.get(&cookie) }
         && owner.tgid == tgid
     {
-        return;
+        return true;
     }
-    let Some(own) = tag::current_or_cgroup() else {
-        return;
-    };
     let header = emit::header(kind::CONNECT, &own);
     own_socket(cookie, &own, &header);
+    true
 }
 
 /// Remembers which process is behind a socket.

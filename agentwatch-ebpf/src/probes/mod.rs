@@ -15,3 +15,7 @@ pub mod signal;
 pub mod socket;
 pub mod tcp;
 pub mod uring;
+
+// Denial.
+pub mod deny;
+pub mod deny_packet;

@@ -115,6 +115,17 @@ pub fn what(row: &Row) -> String {
             "past its deletion budget {} its workspace",
             if row.is("workspace") { "in" } else { "outside" }
         ),
+        "denied" => format!(
+            "{} {}  by {}{}",
+            row.told("operation").unwrap_or("?"),
+            row.told("target").unwrap_or(""),
+            row.told("rule").unwrap_or("?"),
+            if row.told("verdict") == Some("deny") {
+                ""
+            } else {
+                "  (observed only)"
+            }
+        ),
         "signal" => format!(
             "{} to {}",
             row.number("signal").unwrap_or(0),

@@ -86,16 +86,20 @@ fn ends(wire: &flow::Endpoint) -> Result<Endpoint, DecodeError> {
         cookie,
         local: address(local, local_port),
         remote: address(remote, remote_port),
-        protocol: match proto {
-            6 => Protocol::Tcp,
-            17 => Protocol::Udp,
-            other => Protocol::Other(other),
-        },
+        protocol: protocol(proto),
         direction: way(direction)?,
     })
 }
 
-fn address(bytes: [u8; 16], port: u16) -> Address {
+pub fn protocol(number: u8) -> Protocol {
+    match number {
+        6 => Protocol::Tcp,
+        17 => Protocol::Udp,
+        other => Protocol::Other(other),
+    }
+}
+
+pub fn address(bytes: [u8; 16], port: u16) -> Address {
     let ip = IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical();
     Address { ip, port }
 }

@@ -3,6 +3,7 @@
 
 mod bytes;
 mod call;
+mod denied;
 mod exec;
 mod file;
 mod flow;
@@ -144,6 +145,7 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
                 stopped: stopped != 0,
             })
         }
+        kind::DENIED => Kind::Denied(Box::new(denied::denied(reader, flags)?)),
         kind::SEED => Kind::Seed(Box::new(seed(reader)?)),
         kind::AGENT => Kind::Agent(Box::new(agent(reader)?)),
         kind::TALLY => Kind::Tally(Box::new(tally(reader)?)),

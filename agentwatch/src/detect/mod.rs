@@ -2,6 +2,7 @@
 //! input or output, so that a recording gives the same findings again.
 
 pub mod mass_deletion;
+pub mod policy_violation;
 pub mod reverse_tunnel;
 
 use crate::{
@@ -35,6 +36,7 @@ pub struct Detection {
 pub struct Detectors {
     reverse_tunnel: reverse_tunnel::ReverseTunnel,
     mass_deletion: mass_deletion::MassDeletion,
+    policy_violation: policy_violation::PolicyViolation,
 }
 
 impl Detectors {
@@ -54,6 +56,10 @@ impl Detectors {
         if policy.detectors.mass_deletion.enabled {
             self.mass_deletion
                 .observe(event, before, world, policy, &mut found);
+        }
+        if policy.detectors.policy_violation.enabled {
+            self.policy_violation
+                .observe(event, world, policy, &mut found);
         }
         found
     }

@@ -243,7 +243,7 @@ fn named(value: u64, names: &[(libc::c_int, &str)]) -> Value {
 }
 
 /// socket(2).
-fn family(value: u64) -> Value {
+pub(super) fn family(value: u64) -> Value {
     named(
         value,
         &[
@@ -261,7 +261,7 @@ fn family(value: u64) -> Value {
 }
 
 /// socket(2): the type, without `SOCK_NONBLOCK` and `SOCK_CLOEXEC`.
-fn socket_type(value: u64) -> Value {
+pub(super) fn socket_type(value: u64) -> Value {
     named(
         value & 0xf,
         &[

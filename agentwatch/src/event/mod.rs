@@ -2,6 +2,7 @@
 //! they can be printed and compared as they are.
 
 mod call;
+mod denied;
 mod exec;
 mod file;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 use crate::{decode::payload::Payload, domain::Domain};
 
 pub use call::{Call, CallOp, Credentials, Signal, SocketAddress, namespaces};
+pub use denied::{Denied, DeniedObject, DeniedOp};
 pub use exec::{ENVIRONMENT, Exec, ExecMeans};
 pub use file::{Device, File, FileOp, PathSource};
 
@@ -102,6 +104,8 @@ pub enum Kind {
     Call(Box<Call>),
     /// A signal to another process.
     Signal(Signal),
+    /// Something that the policy denies was tried.
+    Denied(Box<Denied>),
     /// A process that ran already.
     Seed(Box<Seed>),
     /// An agent is watched from here on.
@@ -129,6 +133,7 @@ impl Kind {
             Self::Call(call) => call.op.name(),
             Self::Signal(_) => "signal",
             Self::Stopped(_) => "stopped",
+            Self::Denied(_) => "denied",
             Self::Seed(_) => "seed",
             Self::Agent(_) => "agent",
             Self::Tally(_) => "tally",
@@ -191,6 +196,7 @@ impl Kind {
         "userfaultfd",
         "kexec",
         "fsopen",
+        "denied",
         "seed",
     ];
 }

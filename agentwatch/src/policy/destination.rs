@@ -34,16 +34,16 @@ pub struct Destination {
     /// As the policy writes it.
     text: String,
     /// `None`: every address.
-    network: Option<Network>,
+    network: Option<Prefix>,
     /// `None`: every port.
     port: Option<u16>,
 }
 
 /// The addresses whose first `length` bits are those of `address`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Network {
-    address: IpAddr,
-    length: u32,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Prefix {
+    pub address: IpAddr,
+    pub length: u32,
 }
 
 impl Destination {
@@ -53,14 +53,14 @@ impl Destination {
     }
 }
 
-impl Network {
+impl Prefix {
     fn contains(self, ip: IpAddr) -> bool {
         self.address.is_ipv4() == ip.is_ipv4() && mask(ip, self.length) == self.address
     }
 }
 
 /// The address with only its first `length` bits.
-fn mask(ip: IpAddr, length: u32) -> IpAddr {
+pub(super) fn mask(ip: IpAddr, length: u32) -> IpAddr {
     match ip {
         IpAddr::V4(ip) => {
             let mask = u32::MAX.checked_shl(32 - length.min(32)).unwrap_or(0);
@@ -87,7 +87,7 @@ impl TryFrom<String> for Destination {
         };
         let network = match network {
             "*" => None,
-            network => Some(parse_network(&text, network)?),
+            network => Some(parse_prefix(&text, network)?),
         };
         Ok(Self {
             text,
@@ -104,7 +104,7 @@ impl From<Destination> for String {
 }
 
 /// Takes the port off. An IPv6 address needs brackets to have one.
-fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
+pub(super) fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
     if let Some(rest) = text.strip_prefix('[') {
         let Some((network, rest)) = rest.split_once(']') else {
             return Err(format!("`{text}`: the bracket is not closed"));
@@ -123,7 +123,7 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
     }
 }
 
-fn parse_network(text: &str, network: &str) -> Result<Network, String> {
+pub(super) fn parse_prefix(text: &str, network: &str) -> Result<Prefix, String> {
     let (address, length) = match network.split_once('/') {
         Some((address, length)) => (address, Some(length)),
         None => (network, None),
@@ -157,7 +157,7 @@ fn parse_network(text: &str, network: &str) -> Result<Network, String> {
              `{first}/{length}`?"
         ));
     }
-    Ok(Network { address, length })
+    Ok(Prefix { address, length })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! matchers as they are read, so a policy that exists is one that can be used. What a file leaves
 //! out is as in `policies/default.yaml`, which is inside the program.
 
+mod denial;
 mod destination;
 mod duration;
 mod error;
@@ -22,13 +23,17 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use self::{
+    denial::{
+        DeniedPath, Device, DeviceNumbers, Devices, Enforcement, Files, Need, Network, Node,
+        Operation, Peer, ResolvedFiles, Rules, SocketKind, Sockets, Sysctl, Sysctls, rule_name,
+    },
     destination::{Destination, Destinations},
     error::{Place, PolicyError},
     existing::{ExistingFiles, MAX_EXISTING_FILES},
     paths::{PathSet, Prefilter},
     pattern::Pattern,
 };
-use crate::finding::Action;
+use crate::finding::{Action, Severity};
 
 /// The policy that holds where no other is given.
 pub const DEFAULT_YAML: &str = include_str!("../../../policies/default.yaml");
@@ -68,6 +73,27 @@ pub struct Policy {
     /// What is looked for, and what is done about it.
     #[serde(default)]
     pub detectors: Detectors,
+    /// Whether a denial that this kernel cannot hold is an error.
+    #[serde(default)]
+    pub enforcement: Enforcement,
+    /// Peers and own addresses that the kernel refuses.
+    #[serde(default)]
+    pub network: Network,
+    /// Kinds of sockets that it refuses.
+    #[serde(default)]
+    pub sockets: Sockets,
+    /// Devices that it refuses.
+    #[serde(default)]
+    pub devices: Devices,
+    /// Sysctls that it refuses to write.
+    #[serde(default)]
+    pub sysctl: Sysctls,
+    /// Files that it refuses.
+    #[serde(default)]
+    pub files: Files,
+    /// What it refuses as a whole.
+    #[serde(default, deserialize_with = "list")]
+    pub deny: Vec<Operation>,
     /// What is allowed in the file but has a price that its author may not know.
     #[serde(skip)]
     pub warnings: Vec<String>,
@@ -105,6 +131,30 @@ pub struct Detectors {
     pub reverse_tunnel: ReverseTunnel,
     /// Many files deleted that the agent did not create.
     pub mass_deletion: MassDeletion,
+    /// Something that the policy denies was tried.
+    pub policy_violation: PolicyViolation,
+}
+
+/// `policy-violation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyViolation {
+    /// Whether it looks at all.
+    pub enabled: bool,
+    /// What is done about a finding.
+    pub action: Action,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+impl Default for PolicyViolation {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            action: Action::Alert,
+            severity: Severity::Medium,
+        }
+    }
 }
 
 /// `reverse-tunnel`.
@@ -205,6 +255,9 @@ impl Policy {
         };
         let mut policy: Self = serde_saphyr::from_str_with_options(text, options)
             .map_err(|e| PolicyError::from_yaml(name, text, &e))?;
+        if let Err(message) = policy.denials() {
+            return Err(PolicyError::whole(name, &message));
+        }
         match policy.sensitive.prefilter() {
             Prefilter::Names(names) if names.len() > MAX_NAMES => {
                 let message = format!(
@@ -239,6 +292,7 @@ impl Detectors {
         match detector {
             "reverse-tunnel" => self.reverse_tunnel.action,
             "mass-deletion" => self.mass_deletion.action,
+            "policy-violation" => self.policy_violation.action,
             _ => Action::Log,
         }
     }
@@ -304,8 +358,9 @@ mod tests {
     #[test]
     fn every_detector_has_its_action() {
         let ids = serde_json::to_value(Detectors::default()).unwrap();
-        for id in ids.as_object().unwrap().keys() {
-            assert_eq!(Detectors::default().action(id), Action::Kill, "{id}");
+        for (id, settings) in ids.as_object().unwrap() {
+            let action = serde_json::to_value(Detectors::default().action(id)).unwrap();
+            assert_eq!(action, settings["action"], "{id}");
         }
         assert_eq!(Detectors::default().action("none"), Action::Log);
     }

@@ -3,6 +3,7 @@
 
 mod budget;
 pub mod calls;
+pub mod deny;
 pub mod hooks;
 mod leave;
 pub mod offsets;
@@ -10,6 +11,7 @@ mod paths;
 pub mod seed;
 pub mod support;
 pub mod syscalls;
+pub mod tiers;
 
 use std::{
     fs::File,

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::said;
 use crate::event::{
-    self, Call, CallOp, Endpoint, Event, Exec, ExecMeans, File, Inode, Kind, PathSource, Protocol,
-    SocketAddress,
+    self, Call, CallOp, Denied, DeniedObject, DeniedOp, Endpoint, Event, Exec, ExecMeans, File,
+    Inode, Kind, PathSource, Protocol, SocketAddress,
 };
 
 /// Most bytes of a payload that are shown as they are. Of what is longer the message is shown.
@@ -192,6 +192,7 @@ impl Row {
                 }));
             }
             Kind::Call(call) => self.call(call),
+            Kind::Denied(denied) => self.denied(denied),
             Kind::Signal(signal) => {
                 self.detail = Some(json!({
                     "signal": signal.signal, "target_pid": signal.target.pid,
@@ -295,6 +296,28 @@ impl Row {
             }
         }
         self.detail = Some(detail);
+    }
+
+    fn denied(&mut self, denied: &Denied) {
+        self.result = Some(-i32::try_from(denied.errno).unwrap_or(0));
+        match &denied.object {
+            DeniedObject::Address(address, protocol) => {
+                self.protocol = Some(protocol.to_string());
+                let text = Some(address.to_string());
+                if denied.op == DeniedOp::Bind {
+                    self.local = text;
+                } else {
+                    self.remote = text;
+                    self.remote_port = Some(address.port);
+                }
+            }
+            DeniedObject::File(path, inode) => {
+                self.path = Some(path.clone());
+                self.file(Some(*inode));
+            }
+            _ => {}
+        }
+        self.detail = Some(denied.facts());
     }
 
     fn file(&mut self, inode: Option<Inode>) {

@@ -8,6 +8,7 @@
 mod aliases;
 mod calls;
 mod deletion;
+mod denial;
 mod files;
 mod flows;
 mod history;
@@ -74,6 +75,7 @@ fn main() {
         aliases::TESTS,
         sends::TESTS,
         uring::TESTS,
+        denial::TESTS,
     ];
     let trials = all
         .into_iter()

@@ -324,6 +324,22 @@ impl Background {
         ))
     }
 
+    /// The same with an input that the test writes to.
+    pub fn with_input(command: &mut Command) -> Result<Self> {
+        use std::os::unix::process::CommandExt as _;
+        let child = command.process_group(0).stdin(Stdio::piped()).spawn();
+        Ok(Self(
+            child.with_context(|| format!("starting {command:?}"))?,
+        ))
+    }
+
+    /// Lets it go on that waits for a line.
+    pub fn type_line(&mut self) -> Result<()> {
+        use std::io::Write as _;
+        let input = self.0.stdin.as_mut().context("it has no input")?;
+        Ok(input.write_all(b"\n")?)
+    }
+
     /// Waits for its end; what it printed, if that was piped.
     pub fn finish(mut self) -> Result<String> {
         use std::io::Read as _;

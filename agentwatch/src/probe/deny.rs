@@ -1,0 +1,276 @@
+//! Denial: fills the kernel's maps from a policy, and attaches the programs that refuse.
+
+use std::{fs::File, os::fd::AsFd as _, path::Path};
+
+use agentwatch_common::deny::{
+    Denied, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules, Repeat, RepeatKey, SYSCTL_NAME,
+    SysctlKey, enforce, scope,
+    section::{self, rule},
+};
+use agentwatch_common::kind;
+use anyhow::{Context as _, Result};
+use aya::{
+    maps::{
+        Array, HashMap,
+        lpm_trie::{Key, LpmTrie},
+    },
+    programs::{CgroupAttachMode, Program, ProgramError},
+};
+
+use super::{
+    Probe, explain,
+    tiers::{self, Place, Status},
+};
+use crate::{
+    policy::{Need, Node, Policy, Rules},
+    source::{header, record},
+};
+use bytes::{Bytes, BytesMut};
+
+/// What is in force after [`Probe::enforce`].
+#[derive(Debug, Default)]
+pub struct Enforced {
+    /// What the policy asks for and this kernel cannot do.
+    pub missing: Vec<(Need, Status)>,
+    /// What else its author may want to know.
+    pub notes: Vec<String>,
+}
+
+impl Enforced {
+    /// What is missing, in words.
+    pub fn explain(&self) -> String {
+        let said: Vec<String> = self
+            .missing
+            .iter()
+            .map(|(need, status)| {
+                format!(
+                    "{} ({}) needs {}: {}",
+                    tiers::asked_by(*need),
+                    status.capability,
+                    status.tier.name(),
+                    status.missing.as_deref().unwrap_or("")
+                )
+            })
+            .collect();
+        said.join("; ")
+    }
+}
+
+impl Probe {
+    /// Puts a policy's denials in force for an agent, before it runs.
+    ///
+    /// # Errors
+    ///
+    /// When there are more rules than the maps hold, or the cgroup cannot be opened. What the kernel
+    /// cannot refuse is no error here: the caller knows whether that matters.
+    pub fn enforce(&mut self, agent: u32, cgroup: &Path, policy: &Policy) -> Result<Enforced> {
+        let rules = policy.denials().map_err(anyhow::Error::msg)?;
+        let mut enforced = Enforced::default();
+        self.fill_peers(agent, &rules)?;
+        self.fill_devices(agent, policy, &mut enforced)?;
+        self.fill_sysctls(agent, policy)?;
+        for need in &rules.needs {
+            let status = self.hold(*need, Some(cgroup))?;
+            if status.missing.is_some() {
+                enforced.missing.push((*need, status));
+            }
+        }
+        if rules.wire.flags & !enforce::OBSERVE != 0 || !rules.needs.is_empty() {
+            self.set_enforcement(agent, rules.wire)?;
+        }
+        Ok(enforced)
+    }
+
+    /// Cuts an agent off from the network but for what its policy keeps, or lets it in again.
+    ///
+    /// # Errors
+    ///
+    /// When the maps cannot be written.
+    pub fn quarantine(&mut self, agent: u32, cut_off: bool) -> Result<()> {
+        let map: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
+        let mut wire = map.get(&agent, 0).unwrap_or(Enforcement::NONE);
+        if cut_off {
+            wire.flags |= enforce::QUARANTINE;
+        } else {
+            wire.flags &= !enforce::QUARANTINE;
+        }
+        self.set_enforcement(agent, wire)
+    }
+
+    /// How it is with a capability on this kernel, without attaching anything to a cgroup.
+    ///
+    /// # Errors
+    ///
+    /// When the object has no such program.
+    pub fn status(&mut self, need: Need) -> Result<Status> {
+        self.hold(need, None)
+    }
+
+    /// Denials that were counted and not told one by one since the last one that was: how many, by rule.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn untold(&mut self, agent: u32) -> Result<Vec<(u32, Repeat)>> {
+        let map: HashMap<_, RepeatKey, Repeat> = self.map("REPEATS")?.try_into()?;
+        Ok(map
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(key, repeat)| key.agent == agent && repeat.held > 0)
+            .map(|(key, repeat)| (key.rule, repeat))
+            .collect())
+    }
+
+    /// Loads the programs of a capability, and attaches those of a cgroup to it.
+    fn hold(&mut self, need: Need, cgroup: Option<&Path>) -> Result<Status> {
+        let mut missing = None;
+        for hook in tiers::hooks(need) {
+            let result = match hook.place {
+                // Loaded with all others, or nothing would be watched.
+                Place::Always => Ok(()),
+                Place::Cgroup => self.hold_cgroup(hook.program, cgroup),
+                Place::Lsm(name) => self.hold_lsm(hook.program, name, cgroup.is_some()),
+            };
+            match result {
+                Ok(()) => {}
+                Err(_) if hook.optional => {}
+                Err(error) => {
+                    let reason = explain(&error).to_string();
+                    missing.get_or_insert(format!("{}: {reason}", hook.program));
+                }
+            }
+        }
+        Ok(Status {
+            capability: tiers::name(need),
+            tier: tiers::tier(need),
+            missing,
+        })
+    }
+
+    fn hold_cgroup(&mut self, name: &str, cgroup: Option<&Path>) -> Result<(), ProgramError> {
+        let program = self.program(name)?;
+        let loaded = match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            Program::CgroupDevice(program) => program.load(),
+            Program::CgroupSysctl(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        match loaded {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+            Err(error) => return Err(error),
+        }
+        let Some(cgroup) = cgroup else {
+            return Ok(());
+        };
+        let folder = File::open(cgroup).map_err(ProgramError::IOError)?;
+        let (fd, mode) = (folder.as_fd(), CgroupAttachMode::Single);
+        match program {
+            Program::CgroupSockAddr(program) => program.attach(fd, mode).map(drop),
+            Program::CgroupSock(program) => program.attach(fd, mode).map(drop),
+            Program::CgroupDevice(program) => program.attach(fd, mode).map(drop),
+            Program::CgroupSysctl(program) => program.attach(fd, mode).map(drop),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+
+    fn set_enforcement(&mut self, agent: u32, wire: Enforcement) -> Result<()> {
+        let mut map: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
+        map.insert(agent, wire, 0)
+            .context("cannot put an agent's denials in force")?;
+        let packets = enforce::CONNECT | enforce::QUARANTINE;
+        let any = map
+            .iter()
+            .filter_map(Result::ok)
+            .any(|(_, wire)| wire.flags & packets != 0);
+        let mut switch: Array<_, u32> = self.map("PACKET_RULES")?.try_into()?;
+        switch
+            .set(0, u32::from(any), 0)
+            .context("cannot switch the rules upon packets")
+    }
+
+    fn fill_peers(&mut self, agent: u32, rules: &Rules) -> Result<()> {
+        let mut map: LpmTrie<_, PeerKey, PeerRules> = self.map("DENIED_PEERS")?.try_into()?;
+        let mut fill = |scope: u32, nodes: &[Node]| -> Result<()> {
+            for (bits, address, rules) in nodes {
+                let key = PeerKey {
+                    agent,
+                    scope,
+                    address: *address,
+                };
+                map.insert(&Key::new(PeerKey::BITS_BEFORE + bits, key), rules, 0)
+                    .context("too many networks in the policy: at most 16384 of all agents")?;
+            }
+            Ok(())
+        };
+        fill(scope::CONNECT, &rules.connect)?;
+        fill(scope::BIND, &rules.bind)?;
+        fill(scope::KEEP, &rules.keep)
+    }
+
+    fn fill_devices(&mut self, agent: u32, policy: &Policy, enforced: &mut Enforced) -> Result<()> {
+        let mut map: HashMap<_, DeviceKey, DeviceRule> = self.map("DENIED_DEVICES")?.try_into()?;
+        for (index, device) in policy.devices.deny.iter().enumerate() {
+            let numbers = match device.resolve() {
+                Ok(numbers) => numbers,
+                Err(error) => {
+                    enforced.notes.push(format!(
+                        "devices.deny[{index}]: {}: {error}; nothing is denied for it",
+                        device.text()
+                    ));
+                    continue;
+                }
+            };
+            let key = DeviceKey {
+                agent,
+                kind: numbers.kind,
+                major: numbers.major,
+                minor: numbers.minor,
+            };
+            // The same device twice, with other accesses: all of them.
+            let before = map.get(&key, 0).ok();
+            let rule = DeviceRule {
+                access: device.access | before.map_or(0, |rule| rule.access),
+                rule: before.map_or_else(
+                    || rule(section::DEVICES, u16::try_from(index).unwrap_or(u16::MAX)),
+                    |rule| rule.rule,
+                ),
+            };
+            map.insert(key, rule, 0)
+                .context("too many devices in the policy: at most 8192 of all agents")?;
+        }
+        Ok(())
+    }
+
+    fn fill_sysctls(&mut self, agent: u32, policy: &Policy) -> Result<()> {
+        let mut map: LpmTrie<_, SysctlKey, u32> = self.map("DENIED_SYSCTLS")?.try_into()?;
+        for (index, sysctl) in policy.sysctl.deny.iter().enumerate() {
+            let mut name = [0; SYSCTL_NAME];
+            name[..sysctl.key().len()].copy_from_slice(sysctl.key());
+            let bits = u32::try_from((size_of::<u32>() + sysctl.key().len()) * 8)?;
+            let rule = rule(section::SYSCTL, u16::try_from(index).unwrap_or(u16::MAX));
+            map.insert(&Key::new(bits, SysctlKey { agent, name }), rule, 0)
+                .context("too many sysctls in the policy: at most 8192 of all agents")?;
+        }
+        Ok(())
+    }
+}
+
+/// The record of denials that were only counted, as the kernel would have sent it.
+pub fn untold_record(agent: u32, number: u32, repeat: &Repeat, now_ns: u64) -> Bytes {
+    let denied = Denied {
+        rule: number,
+        // This record is one itself.
+        repeats: repeat.held.saturating_sub(1),
+        op: u16::try_from(repeat.op).unwrap_or(0),
+        ..Denied::NONE
+    };
+    let header = header(kind::DENIED, agent, repeat.tgid, repeat.start_ns, now_ns);
+    record(&mut BytesMut::new(), header, &denied, &[])
+}
+
+impl Probe {
+    fn hold_lsm(&mut self, _: &str, _: &str, _: bool) -> Result<(), ProgramError> {
+        Ok(())
+    }
+}

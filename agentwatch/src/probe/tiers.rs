@@ -1,0 +1,159 @@
+//! What the kernel can refuse, by capability: which programs hold it, in which tier, and why it is not
+//! held where it is not.
+
+use serde::Serialize;
+
+use crate::policy::Need;
+
+/// What a capability rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Tracepoints: on every kernel.
+    Tracepoint,
+    /// Programs of a cgroup: on every kernel.
+    Cgroup,
+    /// BPF among the Linux security modules.
+    Lsm,
+}
+
+impl Tier {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tracepoint => "tracepoint",
+            Self::Cgroup => "cgroup",
+            Self::Lsm => "lsm",
+        }
+    }
+}
+
+/// How it is with a capability on this kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Its stable name.
+    pub capability: &'static str,
+    /// What it rests on.
+    pub tier: Tier,
+    /// Why the kernel does not have it; `None` where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+}
+
+/// A program that refuses.
+pub struct DenyHook {
+    /// Its name in the object.
+    pub program: &'static str,
+    /// Where it is attached.
+    pub place: Place,
+    /// Kernels have it by configuration or since some version: what else refuses the same is enough.
+    pub optional: bool,
+}
+
+/// Where a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// To the agent's cgroup.
+    Cgroup,
+    /// To the agent's cgroup, with all other programs that are always there: see
+    /// [`super::hooks::CGROUP`].
+    Always,
+    /// To this hook of the security modules, for all the host.
+    Lsm(&'static str),
+}
+
+/// All that can be needed.
+pub const NEEDS: [Need; 13] = [
+    Need::Connect,
+    Need::Bind,
+    Need::IpSockets,
+    Need::Devices,
+    Need::Sysctl,
+    Need::OtherSockets,
+    Need::Exec,
+    Need::OpenFiles,
+    Need::ChangeFiles,
+    Need::Ptrace,
+    Need::Bpf,
+    Need::Mount,
+    Need::ModuleLoad,
+];
+
+/// The stable name of a capability.
+pub fn name(need: Need) -> &'static str {
+    match need {
+        Need::Connect => "deny-network",
+        Need::Bind => "deny-bind",
+        Need::IpSockets => "deny-ip-sockets",
+        Need::OtherSockets => "deny-other-sockets",
+        Need::Devices => "deny-devices",
+        Need::Sysctl => "deny-sysctl",
+        Need::Exec => "deny-exec",
+        Need::OpenFiles => "deny-file-open",
+        Need::ChangeFiles => "deny-file-delete",
+        Need::Ptrace => "deny-ptrace",
+        Need::Bpf => "deny-bpf",
+        Need::Mount => "deny-mount",
+        Need::ModuleLoad => "deny-module-load",
+    }
+}
+
+/// The fields of a policy that ask for a capability.
+pub fn asked_by(need: Need) -> &'static str {
+    match need {
+        Need::Connect => "network",
+        Need::Bind => "network.bind",
+        Need::IpSockets | Need::OtherSockets => "sockets.deny",
+        Need::Devices => "devices.deny",
+        Need::Sysctl => "sysctl.deny",
+        Need::Exec => "files.deny_exec",
+        Need::OpenFiles => "files.deny_read, files.deny_write",
+        Need::ChangeFiles => "files",
+        Need::Ptrace | Need::Bpf | Need::Mount | Need::ModuleLoad => "deny",
+    }
+}
+
+/// Its tier.
+pub fn tier(need: Need) -> Tier {
+    match need {
+        Need::Connect | Need::Bind | Need::IpSockets | Need::Devices | Need::Sysctl => Tier::Cgroup,
+        Need::OtherSockets
+        | Need::Exec
+        | Need::OpenFiles
+        | Need::ChangeFiles
+        | Need::Ptrace
+        | Need::Bpf
+        | Need::Mount
+        | Need::ModuleLoad => Tier::Lsm,
+    }
+}
+
+const fn hook(program: &'static str, place: Place) -> DenyHook {
+    DenyHook {
+        program,
+        place,
+        optional: false,
+    }
+}
+
+/// The programs that a capability rests on.
+pub fn hooks(need: Need) -> &'static [DenyHook] {
+    match need {
+        Need::Connect => {
+            const {
+                &[
+                    hook("connect4", Place::Always),
+                    hook("connect6", Place::Always),
+                    hook("sendmsg4", Place::Always),
+                    hook("sendmsg6", Place::Always),
+                    hook("packet_out", Place::Always),
+                ]
+            }
+        }
+        Need::Bind => const { &[hook("bind4", Place::Cgroup), hook("bind6", Place::Cgroup)] },
+        Need::IpSockets => const { &[hook("sock_create", Place::Cgroup)] },
+        Need::Devices => const { &[hook("device", Place::Cgroup)] },
+        Need::Sysctl => const { &[hook("sysctl", Place::Cgroup)] },
+        _ => &[],
+    }
+}
