@@ -9,6 +9,7 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod tree;
+mod words;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},

@@ -138,6 +138,7 @@ mod tests {
 
     fn event(rule: u32, repeats: u32) -> Event {
         Event {
+            domain: None,
             time_ns: 1,
             agent: 1,
             process: ProcessKey {
