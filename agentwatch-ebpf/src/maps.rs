@@ -115,6 +115,10 @@ pub static SHARES: HashMap<u32, Share> = HashMap::with_max_entries(1024, BPF_F_N
 #[map]
 pub static READ: HashMap<u32, Read> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
+/// Thread → where the message is that it receives. Full: sockets that come with it are not told.
+#[map]
+pub static RECEIVING: HashMap<u64, u64> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
 /// Counters by agent. Full: new agents are not counted; there is room for 4096 / ~12 of them.
 #[map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, u64> = PerCpuHashMap::with_max_entries(4096, 0);

@@ -263,6 +263,7 @@ fn every_kind() -> Vec<Kind> {
         })),
         Kind::Accept(endpoint()),
         Kind::Listen(endpoint()),
+        Kind::SocketReceived(endpoint()),
         Kind::FlowOpen(endpoint()),
         Kind::FlowData(Box::new(FlowData {
             endpoint: endpoint(),

@@ -9,6 +9,7 @@ pub mod file;
 pub mod head;
 pub mod inode;
 pub mod packet;
+pub mod passed;
 pub mod path;
 pub mod process;
 pub mod signal;

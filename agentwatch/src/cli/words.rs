@@ -48,8 +48,8 @@ pub fn what(row: &Row) -> String {
             row.number("signal").unwrap_or(0),
             row.number("target_pid").unwrap_or(0)
         ),
-        "connect" | "accept" | "listen" | "flow_open" | "flow_data" | "flow_close" | "tls"
-        | "dns" | "http" | "ssh" | "stratum" => flow(row, &failed),
+        "connect" | "accept" | "listen" | "socket_received" | "flow_open" | "flow_data"
+        | "flow_close" | "tls" | "dns" | "http" | "ssh" | "stratum" => flow(row, &failed),
         _ if row.path.is_some() => file(row, path, &failed),
         _ => format!("{}{failed}", facts(row)),
     }
@@ -93,6 +93,10 @@ fn flow(row: &Row, failed: &str) -> String {
         "connect" => format!("{protocol} to {remote}{failed}"),
         "accept" => format!(
             "{protocol} from {remote} at {}",
+            row.local.as_deref().unwrap_or("?")
+        ),
+        "socket_received" => format!(
+            "{protocol} {} with {remote}, by a message",
             row.local.as_deref().unwrap_or("?")
         ),
         "listen" => format!("{protocol} at {}", row.local.as_deref().unwrap_or("?")),

@@ -107,6 +107,14 @@ pub const SOCKETS: &[SyscallTracepoint] = &[
         program: "accept_exit",
         tracepoint: "sys_exit_accept4",
     },
+    SyscallTracepoint {
+        program: "recvmsg_enter",
+        tracepoint: "sys_enter_recvmsg",
+    },
+    SyscallTracepoint {
+        program: "recvmsg_exit",
+        tracepoint: "sys_exit_recvmsg",
+    },
 ];
 
 /// Programs at both ends of every call of [`super::syscalls`].

@@ -157,7 +157,7 @@ impl Probe {
             let result = self.attach_syscall(hook.program, hook.tracepoint);
             self.note(
                 &format!("tracepoint {}", hook.tracepoint),
-                "listen and accept",
+                "listen, accept, sockets passed between processes",
                 true,
                 result,
             )?;
