@@ -85,6 +85,8 @@ pub struct Probe {
     ebpf: Ebpf,
     /// What was tried.
     pub capabilities: Vec<Capability>,
+    /// Denial by security modules.
+    lsm: deny::LsmState,
     /// Why the kernel refuses the trampoline tier, if it does.
     pub trampolines_refused: Option<String>,
 }
@@ -121,6 +123,7 @@ impl Probe {
         let mut probe = Self {
             ebpf,
             capabilities: Vec::new(),
+            lsm: deny::LsmState::default(),
             trampolines_refused: None,
         };
         probe.fill_syscalls()?;

@@ -85,16 +85,70 @@ pub fn release() -> String {
         .into_owned()
 }
 
-/// The active Linux security modules, empty where the kernel does not say.
-pub fn lsm() -> String {
-    let path = "/sys/kernel/security/lsm";
-    if let Ok(list) = fs::read_to_string(path) {
-        return list.trim().to_owned();
+/// Whether BPF is among the active Linux security modules.
+///
+/// # Errors
+///
+/// When it is not, or the kernel does not show them; the error says what helps.
+pub fn bpf_lsm_is_active() -> Result<()> {
+    ensure_securityfs();
+    let list = lsm();
+    if list.split(',').any(|module| module == "bpf") {
+        return Ok(());
     }
-    // securityfs may just not be mounted: look into a mount of our own that goes away at once.
-    String::new()
+    if list.is_empty() {
+        bail!(
+            "the kernel does not show its security modules; try: mount -t securityfs securityfs {SECURITYFS}"
+        );
+    }
+    bail!(
+        "bpf is not among the active security modules ({list}); boot with lsm={list},bpf to have it"
+    )
 }
 
+/// Where securityfs belongs.
+const SECURITYFS: &str = "/sys/kernel/security";
+
+/// Mounts securityfs where it belongs, unless it is there. Where that is refused, who looks into it
+/// finds nothing.
+fn ensure_securityfs() {
+    if !Path::new(SECURITYFS).join("lsm").exists() {
+        let _ = rustix::mount::mount(
+            "securityfs",
+            SECURITYFS,
+            "securityfs",
+            rustix::mount::MountFlags::empty(),
+            None,
+        );
+    }
+}
+
+/// The active Linux security modules, empty where the kernel does not say.
+pub fn lsm() -> String {
+    fs::read_to_string(Path::new(SECURITYFS).join("lsm"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroup2_is_found_beside_v1() {
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
+        assert_eq!(
+            cgroup2_in(hybrid),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
+        let v1 = "31 23 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        assert_eq!(cgroup2_in(v1), None);
+        let part = "41 31 0:38 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup2_in(part), None);
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;

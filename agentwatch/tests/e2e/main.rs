@@ -67,7 +67,8 @@ fn main() {
         loss::TESTS,
         calls::TESTS,
         uring::TESTS,
-        denial::TESTS,
+        denial::network::TESTS,
+        denial::others::TESTS,
     ];
     let trials = all
         .into_iter()
