@@ -2,10 +2,15 @@
 
 use std::{
     fs,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+};
 
 /// Where tracefs belongs.
 const TRACEFS: &str = "/sys/kernel/tracing";
@@ -91,14 +96,14 @@ pub fn release() -> String {
 ///
 /// When it is not, or the kernel does not show them; the error says what helps.
 pub fn bpf_lsm_is_active() -> Result<()> {
-    ensure_securityfs();
     let list = lsm();
     if list.split(',').any(|module| module == "bpf") {
         return Ok(());
     }
     if list.is_empty() {
         bail!(
-            "the kernel does not show its security modules; try: mount -t securityfs securityfs {SECURITYFS}"
+            "the kernel does not show its security modules; try: mount -t securityfs securityfs \
+             /sys/kernel/security"
         );
     }
     bail!(
@@ -106,49 +111,35 @@ pub fn bpf_lsm_is_active() -> Result<()> {
     )
 }
 
-/// Where securityfs belongs.
-const SECURITYFS: &str = "/sys/kernel/security";
-
-/// Mounts securityfs where it belongs, unless it is there. Where that is refused, who looks into it
-/// finds nothing.
-fn ensure_securityfs() {
-    if !Path::new(SECURITYFS).join("lsm").exists() {
-        let _ = rustix::mount::mount(
-            "securityfs",
-            SECURITYFS,
-            "securityfs",
-            rustix::mount::MountFlags::empty(),
-            None,
-        );
-    }
-}
-
-/// The active Linux security modules, empty where the kernel does not say.
+/// The active Linux security modules, empty where the kernel does not say. securityfs need not be
+/// mounted: this looks into a mount that has no place and goes away at once.
 pub fn lsm() -> String {
-    fs::read_to_string(Path::new(SECURITYFS).join("lsm"))
+    let detached = || -> rustix::io::Result<String> {
+        let context = fsopen("securityfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(context.as_fd())?;
+        let mount = fsmount(
+            context.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )?;
+        let file = openat(
+            &mount,
+            "lsm",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut list = vec![0; 4096];
+        let len = rustix::io::read(&file, &mut list)?;
+        list.truncate(len);
+        Ok(String::from_utf8_lossy(&list).into_owned())
+    };
+    fs::read_to_string("/sys/kernel/security/lsm")
+        .or_else(|_| detached())
         .unwrap_or_default()
         .trim()
         .to_owned()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cgroup2_is_found_beside_v1() {
-        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
-                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
-        assert_eq!(
-            cgroup2_in(hybrid),
-            Some(PathBuf::from("/sys/fs/cgroup/unified"))
-        );
-        let v1 = "31 23 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        assert_eq!(cgroup2_in(v1), None);
-        let part = "41 31 0:38 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_in(part), None);
-    }
-}
 #[cfg(test)]
 mod tests {
     use super::*;
