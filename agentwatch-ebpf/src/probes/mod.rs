@@ -20,3 +20,5 @@ pub mod uring;
 // Denial.
 pub mod deny;
 pub mod deny_packet;
+pub mod lsm;
+pub mod lsm_path;

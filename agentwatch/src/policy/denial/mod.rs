@@ -158,6 +158,8 @@ pub enum Need {
     Mount,
     /// See [`Operation::ModuleLoad`].
     ModuleLoad,
+    /// Signals to agentwatch, and taking hold of it. No policy asks for it: it is there where it can be.
+    Protection,
 }
 
 /// The denials of a policy in the kernel's form, but for what must be looked up on this machine.
@@ -232,6 +234,7 @@ impl super::Policy {
             if wire.operations[at] == Wire::ALLOWED {
                 wire.operations[at] = short(index, "deny")?;
             }
+            wire.flags |= enforce::OPERATIONS;
             needs.insert(match operation {
                 Operation::Ptrace => Need::Ptrace,
                 Operation::Bpf => Need::Bpf,
@@ -277,6 +280,7 @@ pub fn rule_name(rule: u32) -> String {
         section::FILES_DELETE => "files.deny_delete",
         section::FILES_EXEC => "files.deny_exec",
         section::OPERATIONS => "deny",
+        section::FILES_TOO_DEEP => return "files (deeper than can be followed)".to_owned(),
         section::PROTECTION => return "protection".to_owned(),
         _ => return format!("rule {rule:#x}"),
     };
