@@ -15,9 +15,9 @@ use std::{
 use agentwatch::{
     decode::payload::{self, Message, Parsed, Payload},
     event::{
-        Address, Call, CallOp, Connect, Credentials, Direction, Endpoint, Event, Exec, ExecMeans,
-        Exit, File, FileOp, FlowClose, FlowData, Inode, Kind, PathSource, ProcessKey, Protocol,
-        Seed, Signal, SocketAddress, Stopped, Tally,
+        Address, Call, CallOp, Connect, Credentials, Denied, DeniedObject, DeniedOp, Direction,
+        Endpoint, Event, Exec, ExecMeans, Exit, File, FileOp, FlowClose, FlowData, Inode, Kind,
+        PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, Stopped, Tally,
     },
     finding::{Action, Finding, ProcessInfo, Response, Severity},
     store::{
@@ -264,6 +264,14 @@ fn every_kind() -> Vec<Kind> {
         Kind::Accept(endpoint()),
         Kind::Listen(endpoint()),
         Kind::SocketReceived(endpoint()),
+        Kind::Denied(Box::new(Denied {
+            op: DeniedOp::Sysctl,
+            object: DeniedObject::Sysctl("kernel/x".to_owned()),
+            rule: 8 << 16,
+            repeats: 0,
+            errno: 1,
+            observed: false,
+        })),
         Kind::FlowOpen(endpoint()),
         Kind::FlowData(Box::new(FlowData {
             endpoint: endpoint(),

@@ -69,12 +69,12 @@ fn file(row: &Row, path: &str, failed: &str) -> String {
             };
             format!("{path}  {how}{failed}")
         }
-        "rename" => format!("{path} → {}{failed}", path2),
-        "link" => format!("{} is {path} too{failed}", path2),
-        "symlink" => format!("{} leads to {path}{failed}", path2),
+        "rename" => format!("{path} → {path2}{failed}"),
+        "link" => format!("{path2} is {path} too{failed}"),
+        "symlink" => format!("{path2} leads to {path}{failed}"),
         "chmod" => format!("{path}  to {:o}{failed}", row.number("mode").unwrap_or(0)),
-        "mount" => format!("{} at {path}{failed}", path2),
-        "pivot_root" => format!("{path}, the old root at {}{failed}", path2),
+        "mount" => format!("{path2} at {path}{failed}"),
+        "pivot_root" => format!("{path}, the old root at {path2}{failed}"),
         "xattr" => format!("{path}  {}{failed}", row.told("attribute").unwrap_or("?")),
         _ => format!("{path}{failed}"),
     }
