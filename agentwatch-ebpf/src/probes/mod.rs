@@ -7,6 +7,7 @@ pub mod connect;
 pub mod exec;
 pub mod file;
 pub mod head;
+pub mod hold;
 pub mod inode;
 pub mod packet;
 pub mod passed;

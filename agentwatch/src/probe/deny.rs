@@ -185,7 +185,7 @@ impl Probe {
     }
 
     /// Loads an LSM program, and attaches it if that is wanted and has not been done.
-    fn hold_lsm(&mut self, name: &'static str, hook: &str, attach: bool) -> Result<()> {
+    pub(super) fn hold_lsm(&mut self, name: &'static str, hook: &str, attach: bool) -> Result<()> {
         // A program of a module that is not active loads and attaches, and is never asked.
         support::bpf_lsm_is_active()?;
         let btf = self.lsm.btf()?.clone();
