@@ -334,7 +334,7 @@ const _: () = assert!(size_of::<DeniedKey>() == 16);
 pub struct DeniedName {
     /// The folder.
     pub folder: DeniedKey,
-    /// The name, then zeros. Longer ones are not looked up.
+    /// The name, then at least two zeros. Longer ones are not looked up.
     pub name: [u8; LEAF_MAX],
 }
 

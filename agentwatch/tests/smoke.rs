@@ -2,6 +2,9 @@
 //! agent, the servers and the visitors at once. So they run in a virtual machine too, where there is
 //! nothing else (`cargo xtask vm`).
 
+#[path = "smoke/denial.rs"]
+mod denial;
+
 use std::{
     ffi::OsString,
     fs::{self, File},
@@ -62,6 +65,7 @@ fn main() {
     let unusable = if args.list { None } else { unusable() };
     let trials = TESTS
         .iter()
+        .chain(denial::TESTS)
         .map(|(name, test)| {
             if let Some(reason) = &unusable {
                 eprintln!("skipped {name}: {reason}");
@@ -117,6 +121,7 @@ fn act(words: &[String]) -> Result<()> {
             Ok(())
         }
         ["exchange", address] => exchange(address),
+        ["try", folder] => denial::try_all(Path::new(folder)),
         ["load", cgroup, folder] => load(Path::new(cgroup), Path::new(folder)),
         _ => bail!("what is {words:?}?"),
     }

@@ -167,12 +167,14 @@ pub fn lsm_file_open(ctx: LsmContext) -> i32 {
     let place = Path::of_file(file);
     let writes = mode & FMODE_WRITE != 0;
     let reads = mode & FMODE_READ != 0;
-    match (reads, writes) {
-        (true, true) => answer(may(op::WRITE, Which::ReadWrite, place)),
-        (false, true) => answer(may(op::WRITE, Which::Write, place)),
-        (true, false) => answer(may(op::READ, Which::Read, place)),
-        (false, false) => 0,
-    }
+    // One walk, whatever is asked: the verifier follows each call of its own.
+    let (op, which) = match (reads, writes) {
+        (true, true) => (op::WRITE, Which::ReadWrite),
+        (false, true) => (op::WRITE, Which::Write),
+        (true, false) => (op::READ, Which::Read),
+        (false, false) => return 0,
+    };
+    answer(may(op, which, place))
 }
 
 /// `path_truncate(const struct path *path)`

@@ -6,13 +6,11 @@ use agentwatch_common::{
     file::LEAF_MAX,
 };
 
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+
 use crate::{
     emit::mask,
-    kernel::{
-        offset,
-        path::{self, Path},
-        read, read_bytes,
-    },
+    kernel::{offset, path::Path, read_bytes},
     maps::{DENIED_INODES, DENIED_NAMES},
 };
 
@@ -59,49 +57,86 @@ fn pick(found: &DeniedInode, which: Which) -> u32 {
     }
 }
 
+/// A word of a structure, 0 where it cannot be read.
+///
+/// <verifier: too complex> Without a look at whether it could: in a loop each branch multiplies what the
+/// verifier has to follow.
+#[inline(always)]
+fn word(base: u64, offset: u32) -> u64 {
+    let mut value = 0_u64;
+    // The helper fills the memory with zeros where it fails.
+    let _ = read_bytes(
+        (&raw mut value).cast(),
+        size_of::<u64>(),
+        base + u64::from(offset),
+    );
+    value
+}
+
+/// The same of 32 bits.
+#[inline(always)]
+fn half(base: u64, offset: u32) -> u32 {
+    let mut value = 0_u32;
+    let _ = read_bytes(
+        (&raw mut value).cast(),
+        size_of::<u32>(),
+        base + u64::from(offset),
+    );
+    value
+}
+
+/// Copies the name of a dentry, with its NUL; how many bytes that were, at most `most`.
+///
+/// # Safety
+///
+/// `to` has `most` bytes.
+#[inline(always)]
+unsafe fn name(to: *mut u8, most: u32, dentry: u64) -> i64 {
+    let from = word(dentry, offset!(dentry_name) + offset!(qstr_name));
+    // SAFETY: the caller's promise; the helper checks the kernel's address.
+    unsafe { bpf_probe_read_kernel_str(to.cast(), most, from as *const _) }
+}
+
+/// Goes one folder up, or from the root of a mount to the place where it is mounted. False at the end.
+#[inline(always)]
+fn up(place: &mut Path, child: &mut u64) -> bool {
+    let Path { dentry, mount } = *place;
+    let parent = word(dentry, offset!(dentry_parent));
+    if dentry != word(mount, offset!(vfsmount_root)) {
+        *child = dentry;
+        place.dentry = parent;
+        // The root of a file system that this mount does not show.
+        return parent != dentry;
+    }
+    let own = mount - u64::from(offset!(mount_mnt));
+    let above = word(own, offset!(mount_parent));
+    *child = 0;
+    place.dentry = word(own, offset!(mount_mountpoint));
+    place.mount = above + u64::from(offset!(mount_mnt));
+    above != own && above != 0
+}
+
 /// The rule that denies a file.
 #[inline(always)]
-pub fn rule(agent: u32, place: Path, which: Which) -> Option<u32> {
-    let Path {
-        mut dentry,
-        mut mount,
-    } = place;
+pub fn rule(agent: u32, mut place: Path, which: Which) -> Option<u32> {
     let mut child = 0_u64;
     for _ in 0..DEPTH {
-        let inode: u64 = read(dentry, offset!(dentry_inode)).unwrap_or(0);
-        if let Some(key) = path::inode_key(inode) {
-            let key = DeniedKey {
-                ino: key.ino,
-                dev: key.dev,
-                agent,
-            };
-            let by_inode = by_inode(&key, which);
-            if by_inode != 0 {
-                return Some(by_inode);
-            }
-            if child != 0 {
-                let by_name = by_name(key, child, which);
-                if by_name != 0 {
-                    return Some(by_name);
-                }
-            }
+        let inode = word(place.dentry, offset!(dentry_inode));
+        let folder = DeniedKey {
+            ino: word(inode, offset!(inode_ino)),
+            dev: half(word(inode, offset!(inode_sb)), offset!(sb_dev)),
+            agent,
+        };
+        let mut found = by_inode(&folder, which);
+        if found == 0 && child != 0 {
+            found = by_name(folder, child, which);
         }
-        let parent: u64 = read(dentry, offset!(dentry_parent)).unwrap_or(dentry);
-        let root: u64 = read(mount, offset!(vfsmount_root)).unwrap_or(0);
-        if dentry == root || dentry == parent {
-            // The root of a mount: go on at the place where it is mounted.
-            let own = mount - u64::from(offset!(mount_mnt));
-            let above: u64 = read(own, offset!(mount_parent)).unwrap_or(own);
-            if mount == 0 || above == own || dentry != root {
-                return None;
-            }
-            dentry = read(own, offset!(mount_mountpoint)).unwrap_or(0);
-            mount = above + u64::from(offset!(mount_mnt));
-            child = 0;
-            continue;
+        if found != 0 {
+            return Some(found);
         }
-        child = dentry;
-        dentry = parent;
+        if !up(&mut place, &mut child) {
+            return None;
+        }
     }
     Some(section::rule(section::FILES_TOO_DEEP, 0))
 }
@@ -121,8 +156,10 @@ fn by_name(folder: DeniedKey, child: u64, which: Which) -> u32 {
         folder,
         name: [0; LEAF_MAX],
     };
-    let len = path::name_key(child, &mut key.name);
-    if len == 0 || len as usize > LEAF_MAX {
+    // SAFETY: the size of the name.
+    let len = unsafe { name(key.name.as_mut_ptr(), LEAF_MAX as u32, child) };
+    // One that fills the room may be cut.
+    if len <= 0 || len as usize >= LEAF_MAX {
         return 0;
     }
     // SAFETY: read at once.
@@ -135,51 +172,42 @@ fn by_name(folder: DeniedKey, child: u64, which: Which) -> u32 {
 /// Device and number of what a dentry stands for; zeros for what is not there yet.
 #[inline(always)]
 pub fn inode(dentry: u64) -> (u32, u64) {
-    let inode: u64 = read(dentry, offset!(dentry_inode)).unwrap_or(0);
-    path::inode_key(inode).map_or((0, 0), |key| (key.dev, key.ino))
+    let inode = word(dentry, offset!(dentry_inode));
+    (
+        half(word(inode, offset!(inode_sb)), offset!(sb_dev)),
+        word(inode, offset!(inode_ino)),
+    )
 }
 
 /// Writes a path, its last component first. What is too long is cut at the root's end.
 ///
 /// `to` has [`DENIED_PATH`] bytes and one component more.
 #[inline(always)]
-pub fn write(to: *mut u8, place: Path) -> u16 {
-    let Path {
-        mut dentry,
-        mut mount,
-    } = place;
+pub fn write(to: *mut u8, mut place: Path) -> u16 {
     let mut pos = 0_usize;
     for _ in 0..SHOWN {
-        let parent: u64 = read(dentry, offset!(dentry_parent)).unwrap_or(dentry);
-        let root: u64 = read(mount, offset!(vfsmount_root)).unwrap_or(0);
-        if dentry == root || dentry == parent {
-            let own = mount - u64::from(offset!(mount_mnt));
-            let above: u64 = read(own, offset!(mount_parent)).unwrap_or(own);
-            if mount == 0 || above == own || dentry != root {
+        let mut child = 0;
+        let more = up(&mut place, &mut child);
+        if child != 0 && more {
+            if pos >= DENIED_PATH {
                 break;
             }
-            dentry = read(own, offset!(mount_mountpoint)).unwrap_or(0);
-            mount = above + u64::from(offset!(mount_mnt));
-            continue;
-        }
-        if pos >= DENIED_PATH {
-            break;
-        }
-        let Some((len, bytes)) = path::name(dentry) else {
-            break;
-        };
-        // <verifier: invalid access to memory> As in `emit.rs`: the bound on the register that is used.
-        let at = mask::<{ DENIED_PATH - 1 }>(pos);
-        let len = mask::<COMPONENT_MAX>(len as usize);
-        // SAFETY: at < DENIED_PATH, and 256 bytes follow.
-        unsafe {
-            if len == 0 || !read_bytes(to.add(at), len, bytes) {
+            // <verifier: invalid access to memory> As in `emit.rs`: the bound on the register that is
+            // used.
+            let at = mask::<{ DENIED_PATH - 1 }>(pos);
+            // SAFETY: at < DENIED_PATH, and 256 bytes follow.
+            let len = unsafe { name(to.add(at), COMPONENT_MAX as u32 + 1, child) };
+            if len <= 1 {
                 break;
             }
-            to.add(at + len).write(b'/');
+            let len = mask::<COMPONENT_MAX>(len as usize - 1);
+            // SAFETY: as above. In the place of the NUL.
+            unsafe { to.add(at + len).write(b'/') };
+            pos = at + len + 1;
         }
-        pos = at + len + 1;
-        dentry = parent;
+        if !more {
+            break;
+        }
     }
     pos as u16
 }

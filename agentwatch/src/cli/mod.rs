@@ -1,5 +1,6 @@
 //! The command line: parse and dispatch, a file for each verb.
 
+mod canary;
 pub mod doctor;
 pub mod events;
 pub mod findings;

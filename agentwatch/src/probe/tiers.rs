@@ -13,6 +13,8 @@ pub enum Tier {
     Tracepoint,
     /// Programs of a cgroup: on every kernel.
     Cgroup,
+    /// Programs at the entry of kernel functions.
+    Trampoline,
     /// BPF among the Linux security modules.
     Lsm,
 }
@@ -23,6 +25,7 @@ impl Tier {
         match self {
             Self::Tracepoint => "tracepoint",
             Self::Cgroup => "cgroup",
+            Self::Trampoline => "trampoline",
             Self::Lsm => "lsm",
         }
     }

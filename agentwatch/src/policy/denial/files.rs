@@ -157,7 +157,8 @@ impl ResolvedFiles {
         let folder = path.parent().and_then(|folder| fs::metadata(folder).ok());
         let name = path.file_name().map(|name| name.as_bytes().to_vec());
         match (folder, name) {
-            (Some(folder), Some(name)) if name.len() <= LEAF_MAX => {
+            // With its NUL, and one byte to see that it is not cut.
+            (Some(folder), Some(name)) if name.len() + 1 < LEAF_MAX => {
                 let key = (kernel_device(folder.dev()), folder.ino(), name);
                 if self.names.len() < MAX_INODES || self.names.contains_key(&key) {
                     set(
