@@ -46,7 +46,7 @@ pub struct LsmState {
 
 impl LsmState {
     /// The kernel's types, read once.
-    fn btf(&mut self) -> Result<&Arc<Btf>> {
+    pub(super) fn btf(&mut self) -> Result<&Arc<Btf>> {
         if self.btf.is_none() {
             let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
             self.btf = Some(Arc::new(btf));
