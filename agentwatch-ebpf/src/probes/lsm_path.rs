@@ -16,9 +16,9 @@ use crate::{
 
 /// Most folders above a file, and mounts crossed. What lies deeper is refused to an agent that has rules
 /// upon files: nobody could say that it is allowed.
-const DEPTH: usize = 64;
+const DEPTH: usize = 40;
 /// Most components of the path in a record.
-const SHOWN: usize = 24;
+const SHOWN: usize = 16;
 /// The longest component (`NAME_MAX` of the kernel).
 const COMPONENT_MAX: usize = 255;
 

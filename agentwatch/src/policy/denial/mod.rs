@@ -205,7 +205,7 @@ impl super::Policy {
         let Files {
             deny_read,
             deny_write,
-            deny_delete,
+            deny_delete: _,
             deny_exec,
         } = &self.files;
         add(!deny_exec.is_empty(), enforce::FILES, Need::Exec);
@@ -216,7 +216,6 @@ impl super::Policy {
         );
         // What may not be read or written may not be moved to where it could be.
         add(!self.files.is_empty(), enforce::FILES, Need::ChangeFiles);
-        let _ = deny_delete;
         for (index, kind) in self.sockets.deny.iter().enumerate() {
             let at = kind.index();
             if wire.sockets[at] == Wire::ALLOWED {
@@ -329,7 +328,12 @@ mod tests {
         );
         assert_eq!(
             rules.wire.flags,
-            enforce::OBSERVE | enforce::CONNECT | enforce::BIND | enforce::SOCKETS | enforce::FILES
+            enforce::OBSERVE
+                | enforce::CONNECT
+                | enforce::BIND
+                | enforce::SOCKETS
+                | enforce::FILES
+                | enforce::OPERATIONS
         );
         assert_eq!(rules.wire.sockets[socket::RAW], 1);
         assert_eq!(rules.wire.sockets[socket::PACKET], 0);
