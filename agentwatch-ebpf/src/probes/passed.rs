@@ -84,7 +84,7 @@ fn descriptors(own: &Task, at: u64, size: u64) {
             return;
         }
         if let Some(fd) = number(at + n * 4) {
-            received(own, fd as i32);
+            received(own, fd.cast_signed());
         }
     }
 }
