@@ -89,7 +89,7 @@ pub struct ResolvedFiles {
     pub names: BTreeMap<(u32, u64, Vec<u8>), DeniedInode>,
     /// What cannot be watched: its folder is not there either, or its name is too long.
     pub unresolved: Vec<String>,
-    /// There were more than [`MAX_INODES`].
+    /// There were more than the kernel's map holds.
     pub truncated: bool,
 }
 
