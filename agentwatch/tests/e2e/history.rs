@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    support::{Agent, Place, program},
+    support::{Agent, Place, program, until},
     tests,
 };
 
@@ -42,15 +42,17 @@ fn killed_in_the_middle() -> Result<()> {
     let place = Place::new()?;
     let name = format!("killed-{}", std::process::id());
     let agent = Agent::new(&place).with("--name", &name);
-    let script = "for i in $(seq 100); do /bin/true; echo $i > progress; sleep 0.05; done";
+    let script = "for i in $(seq 400); do /bin/true; echo $i > progress; sleep 0.05; done";
     let mut child = agent
         .command(&["sh", "-c", script])
         .stderr(Stdio::null())
         .spawn()?;
-    thread::sleep(Duration::from_secs(4));
-    let reached: usize = fs::read_to_string(place.path("work/progress"))?
-        .trim()
-        .parse()?;
+    let reached = || -> usize {
+        let text = fs::read_to_string(place.path("work/progress")).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    until("fifty rounds", || reached() >= 50)?;
+    let reached = reached();
     // The cgroup is called after the agent and agentwatch's process id.
     let cgroups = agentwatch::probe::support::cgroup2()?.join("agentwatch");
     let cgroup = fs::read_dir(&cgroups)?
@@ -166,7 +168,7 @@ fn a_cgroup_that_is_there_already() -> Result<()> {
     thread::sleep(Duration::from_millis(500));
     let recording = place.path("r.awrec");
     let record = Command::new("timeout")
-        .args(["-s", "INT", "3"])
+        .args(["-s", "INT", "10"])
         .arg(program())
         .args(["record", "--to"])
         .arg(&recording)
