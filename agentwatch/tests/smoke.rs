@@ -4,6 +4,8 @@
 
 #[path = "smoke/denial.rs"]
 mod denial;
+#[path = "smoke/kill.rs"]
+mod kill;
 
 use std::{
     ffi::OsString,
@@ -66,6 +68,7 @@ fn main() {
     let trials = TESTS
         .iter()
         .chain(denial::TESTS)
+        .chain(kill::TESTS)
         .map(|(name, test)| {
             if let Some(reason) = &unusable {
                 eprintln!("skipped {name}: {reason}");
@@ -120,6 +123,7 @@ fn act(words: &[String]) -> Result<()> {
             }
             Ok(())
         }
+        ["kill", ref words @ ..] => kill::act(words),
         ["exchange", address] => exchange(address),
         ["try", folder] => denial::try_all(Path::new(folder)),
         ["load", cgroup, folder] => load(Path::new(cgroup), Path::new(folder)),
@@ -431,13 +435,19 @@ fn a_relay_is_found_and_killed() -> Result<()> {
     Ok(())
 }
 
-fn a_mass_deletion_is_found_and_killed() -> Result<()> {
-    let agent = Agent::new("deletion")?;
-    let folder = agent.path("precious");
-    fs::create_dir(&folder)?;
+/// Many, to delete.
+fn make_files(folder: &Path) -> Result<()> {
+    fs::create_dir(folder)?;
     for n in 0..5000 {
         File::create(folder.join(n.to_string()))?;
     }
+    Ok(())
+}
+
+fn a_mass_deletion_is_found_and_killed() -> Result<()> {
+    let agent = Agent::new("deletion")?;
+    let folder = agent.path("precious");
+    make_files(&folder)?;
     let outcome = agent.run(&["remove", &folder.display().to_string()])?;
     outcome.killed(&agent, "mass-deletion")?;
     ensure!(fs::read_dir(&folder)?.count() > 0, "all files are gone");

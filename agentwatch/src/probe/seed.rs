@@ -61,6 +61,13 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat(pid).map(|stat| stat.ppid)
 }
 
+/// The process that a thread belongs to.
+pub fn process_of(thread: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let id = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    id.trim().parse().ok()
+}
+
 /// Whether the process with this id is the one that started then.
 pub fn started_at(process: ProcessKey) -> bool {
     stat(process.pid).is_some_and(|stat| stat.start_ns / TICK_NS == process.start_ns / TICK_NS)

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
@@ -105,13 +106,16 @@ impl AgentCgroup {
         for (path, _) in self.subtree()? {
             match fs::read_to_string(path.join("cgroup.procs")) {
                 Ok(list) => pids.extend(list.lines().filter_map(|line| line.parse::<u32>().ok())),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if is_gone(&error) => {}
+                Err(error) if is_threaded(&error) => pids.extend(processes_by_threads(&path)?),
                 Err(error) => {
                     return Err(error)
                         .with_context(|| format!("cannot read {}/cgroup.procs", path.display()));
                 }
             }
         }
+        pids.sort_unstable();
+        pids.dedup();
         Ok(pids)
     }
 
@@ -145,7 +149,7 @@ impl AgentCgroup {
         let file = self.path.join("cgroup.kill");
         match fs::write(&file, "1") {
             Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.kill_one_by_one(),
+            Err(error) if is_gone(&error) || is_threaded(&error) => self.kill_one_by_one(),
             Err(error) => Err(error).with_context(|| format!("cannot write {}", file.display())),
         }
     }
@@ -223,6 +227,34 @@ impl AgentCgroup {
             }
         }
     }
+}
+
+/// A cgroup was removed meanwhile, or the kernel does not have the file.
+fn is_gone(error: &io::Error) -> bool {
+    // Reading the list of a cgroup that is removed while it is open gives ENODEV.
+    error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::NODEV)
+}
+
+/// Whether a cgroup is refused as one that is threaded: it has threads, and its processes belong to the
+/// nearest cgroup above that is not; it has no `cgroup.kill` either. Who may write to its own cgroup can make such ones below it.
+/// See "Threads" in the kernel's Documentation/admin-guide/cgroup-v2.rst.
+fn is_threaded(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::OPNOTSUPP)
+}
+
+/// The processes that have threads in a cgroup.
+fn processes_by_threads(cgroup: &Path) -> Result<Vec<u32>> {
+    let file = cgroup.join("cgroup.threads");
+    let list = match fs::read_to_string(&file) {
+        Ok(list) => list,
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", file.display()));
+        }
+    };
+    // A thread that has ended meanwhile has no process any more.
+    let threads = list.lines().filter_map(|line| line.parse::<u32>().ok());
+    Ok(threads.filter_map(crate::probe::seed::process_of).collect())
 }
 
 fn is_populated(events: &mut fs::File) -> bool {

@@ -1,0 +1,144 @@
+//! The kill, where a cgroup is made so that the kernel's own lists and switches do not reach it.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use agentwatch::{probe::support, respond::cgroup::AgentCgroup};
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{Agent, Guarded, PATIENCE, Test, make_files, myself, remove_cgroup};
+
+pub const TESTS: &[(&str, Test)] = &[
+    (
+        "a_threaded_cgroup_saves_no_agent",
+        a_threaded_cgroup_saves_no_agent,
+    ),
+    (
+        "a_chain_of_forks_in_a_threaded_cgroup_is_killed",
+        a_chain_of_forks_in_a_threaded_cgroup_is_killed,
+    ),
+];
+
+/// How many processes a chain may have, should nothing end it.
+const LINKS: u32 = 3000;
+
+/// What an agent does in these tests.
+pub fn act(words: &[&str]) -> Result<()> {
+    match *words {
+        ["hide-and-remove", folder] => hide_and_remove(Path::new(folder)),
+        ["chain-in", cgroup] => chain_in(Path::new(cgroup)),
+        ["chain", left] => chain(left.parse()?),
+        _ => bail!("what is {words:?}?"),
+    }
+}
+
+/// Enters a threaded cgroup below its own, then deletes.
+fn hide_and_remove(folder: &Path) -> Result<()> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup")?;
+    let own = cgroups
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .context("in no cgroup v2")?;
+    enter_threaded(&support::cgroup2()?.join(own).join("hidden"))?;
+    for entry in fs::read_dir(folder)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
+}
+
+/// Starts the next of the chain and ends.
+fn chain(left: u32) -> Result<()> {
+    if left > 0 {
+        let next = (left - 1).to_string();
+        let command = myself(&["kill", "chain", &next])?;
+        Command::new(&command[0]).args(&command[1..]).spawn()?;
+    }
+    Ok(())
+}
+
+/// Enters a cgroup, then a threaded one below it, and begins a chain.
+fn chain_in(cgroup: &Path) -> Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), "0")?;
+    enter_threaded(&cgroup.join("threaded"))?;
+    chain(LINKS)
+}
+
+/// This program has one thread when it does so.
+fn enter_threaded(path: &Path) -> Result<()> {
+    fs::create_dir_all(path)?;
+    fs::write(path.join("cgroup.type"), "threaded").context("making it threaded")?;
+    fs::write(path.join("cgroup.threads"), "0").context("entering it")
+}
+
+fn a_threaded_cgroup_saves_no_agent() -> Result<()> {
+    let agent = Agent::new("threaded")?;
+    let folder = agent.path("precious");
+    make_files(&folder)?;
+    let outcome = agent.run(&["kill", "hide-and-remove", &folder.display().to_string()])?;
+    outcome.killed(&agent, "mass-deletion")?;
+    Ok(())
+}
+
+/// No kernel has `cgroup.kill` for a threaded cgroup: each is killed by itself.
+fn a_chain_of_forks_in_a_threaded_cgroup_is_killed() -> Result<()> {
+    let parent = Parent::new()?;
+    let command = myself(&["kill", "chain-in", &parent.0.display().to_string()])?;
+    let mut first = Guarded(
+        Command::new(&command[0])
+            .args(&command[1..])
+            .stdin(Stdio::null())
+            .spawn()?,
+    );
+    let threaded = parent.0.join("threaded");
+    let mut seen = BTreeSet::new();
+    let end = Instant::now() + PATIENCE;
+    while seen.len() < 4 {
+        ensure!(Instant::now() < end, "no chain begins: {seen:?}");
+        seen.extend(threads(&threaded)?);
+        thread::sleep(Duration::from_millis(1));
+    }
+    ensure!(first.wait()? == 0, "the first of the chain failed");
+
+    let cgroup = AgentCgroup::adopt(threaded.clone())?;
+    cgroup.kill()?;
+    ensure!(cgroup.wait_empty(PATIENCE), "{:?}", cgroup.processes()?);
+    ensure!(
+        seen.len() < LINKS as usize && threads(&threaded)?.is_empty(),
+        "not ended by the kill"
+    );
+    Ok(())
+}
+
+/// The threads in a cgroup, none where there is no such cgroup yet.
+fn threads(cgroup: &Path) -> Result<Vec<u32>> {
+    match fs::read_to_string(cgroup.join("cgroup.threads")) {
+        Ok(list) => Ok(list.lines().filter_map(|line| line.parse().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).context("reading cgroup.threads"),
+    }
+}
+
+/// A cgroup for one below it, both ended and removed when dropped.
+struct Parent(PathBuf);
+
+impl Parent {
+    fn new() -> Result<Self> {
+        let path = support::cgroup2()?.join(format!("smoke-chain-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        remove_cgroup(&self.0.join("threaded"));
+        remove_cgroup(&self.0);
+    }
+}
