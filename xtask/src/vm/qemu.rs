@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::outcome::Tally;
 
 /// The whole run takes some ten seconds; this is for a kernel that hangs.
-const TIMEOUT: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// What init.sh begins its own lines with.
 const MARK: &str = "agentwatch-vm: ";
