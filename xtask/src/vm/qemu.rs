@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::outcome::Tally;
 
-/// The whole run takes some ten seconds; this is for a kernel that hangs.
+/// The whole run takes some two minutes; this is for a kernel that hangs.
 const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// What init.sh begins its own lines with.
