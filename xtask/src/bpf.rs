@@ -146,7 +146,7 @@ pub fn cargo(toolchain: &Toolchain, verb: &str, workspace: &Path, target_dir: &P
     }
     // What a profile of the host's build is set to in the environment is not for the kernel programs:
     // with more than one codegen unit their stack outgrows the kernel's limit.
-    for (name, _) in std::env::vars_os() {
+    for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PROFILE_") {
             command.env_remove(name);
         }

@@ -62,15 +62,23 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|it| it == name);
     let mut over = false;
+    let mut beside = watcher::watchers()?;
     table::head();
     for work in WORKS.iter().filter(|work| wanted(work.name)) {
         for row in measure(&place, work, args)? {
             over |= row.is_over();
             println!("{row}");
         }
+        beside = beside.max(watcher::watchers()?);
     }
     if wanted(RATE) {
         over |= !rate(&place)?;
+    }
+    if beside > 0 {
+        println!(
+            "\nNot to be relied on: up to {beside} other processes had programs attached to the kernel. \
+             What they cost is in every setting, also in that without agentwatch."
+        );
     }
     Ok(if over && args.check {
         ExitCode::FAILURE
