@@ -121,6 +121,7 @@ impl Session {
         session.enforce(&mut probe, &homes)?;
         probe.watch(AGENT, session.cgroup.path(), session.cgroup.id)?;
         session.take_in_members(&mut probe)?;
+        probe.settle();
         session.probe = Some(probe);
         session.flow()?;
         Ok(session)

@@ -9,6 +9,21 @@ use std::fmt::Write as _;
 /// would obey.
 pub fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
+    escape_into(&mut out, bytes);
+    out
+}
+
+/// The same, at the end of a text.
+pub fn escape_into(out: &mut String, bytes: &[u8]) {
+    // Nearly all names are printable ASCII, which is copied as it is.
+    if bytes
+        .iter()
+        .all(|b| matches!(b, b' '..=b'~') && *b != b'\\')
+        && let Ok(text) = str::from_utf8(bytes)
+    {
+        out.push_str(text);
+        return;
+    }
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
@@ -16,7 +31,7 @@ pub fn escape(bytes: &[u8]) -> String {
                 '\n' => out.push_str("\\n"),
                 '\r' => out.push_str("\\r"),
                 '\t' => out.push_str("\\t"),
-                c if c.is_ascii_control() => push_hex(&mut out, c as u8),
+                c if c.is_ascii_control() => push_hex(out, c as u8),
                 c if is_unsafe(c) => {
                     let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
                 }
@@ -24,10 +39,9 @@ pub fn escape(bytes: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
-            push_hex(&mut out, *byte);
+            push_hex(out, *byte);
         }
     }
-    out
 }
 
 /// The same for text that came from elsewhere.

@@ -144,6 +144,13 @@ pub fn cargo(toolchain: &Toolchain, verb: &str, workspace: &Path, target_dir: &P
     ] {
         command.env_remove(name);
     }
+    // What a profile of the host's build is set to in the environment is not for the kernel programs:
+    // with more than one codegen unit their stack outgrows the kernel's limit.
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PROFILE_") {
+            command.env_remove(name);
+        }
+    }
     command
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&toolchain.linker))
         // aya-ebpf needs an unstable feature, asm_experimental_arch.

@@ -1,5 +1,6 @@
 //! agentwatch's own commands: `cargo xtask --help`.
 
+mod bench;
 mod bpf;
 mod build;
 mod demo;
@@ -31,6 +32,8 @@ enum Verb {
     Test(test::Args),
     /// Runs the smoke test in a virtual machine with another kernel.
     Vm(vm::Args),
+    /// Measures what watching costs, beside running without; see BENCHMARKS.md.
+    Bench(bench::Args),
     /// Sets up, builds, and shows an agent with a reverse tunnel being found and killed.
     Demo,
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => Ok(test::run(&args)),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -1,6 +1,6 @@
 //! What an event says, in words.
 
-use crate::store::row::Row;
+use crate::store::{detail::Detail, row::Row};
 
 /// What happened, in words.
 pub fn what(row: &Row) -> String {
@@ -137,7 +137,8 @@ fn exec(row: &Row) -> String {
 
 /// All that is known of a call, by name.
 fn facts(row: &Row) -> String {
-    let facts = row.detail.as_ref().and_then(serde_json::Value::as_object);
+    let detail = row.detail.as_ref().map(Detail::value);
+    let facts = detail.as_ref().and_then(|detail| detail.as_object());
     let words: Vec<String> = facts
         .into_iter()
         .flatten()

@@ -1,7 +1,7 @@
 //! Reading wire structures and strings out of a record.
 
 use super::DecodeError;
-use crate::text::escape;
+use crate::text::{escape, escape_into};
 
 /// A wire structure.
 ///
@@ -67,7 +67,7 @@ pub fn reversed_path(bytes: &[u8], cut: bool) -> String {
     let mut any = false;
     for component in bytes.split(|b| *b == b'/').rev().filter(|c| !c.is_empty()) {
         out.push('/');
-        out.push_str(&escape(component));
+        escape_into(&mut out, component);
         any = true;
     }
     if !any {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     event::{Device, File, FileOp, Inode, PathSource},
-    text::escape,
+    text::{escape, escape_into},
 };
 
 // SAFETY: a `repr(C)` structure of integers and byte arrays, asserted to have no padding.
@@ -55,7 +55,7 @@ pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
     } else {
         last(name2)
     };
-    let by_caller = join(base, name, base_cut);
+    let by_caller = || join(base, name, base_cut);
     // The second name is always the caller's: nothing tells of a name that is to be.
     let plain2 = bits & state::PLAIN2 != 0;
     let path2 = (!name2.is_empty()).then(|| {
@@ -83,9 +83,9 @@ pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
             PathSource::Kernel,
         )
     } else if bits & state::BASE_RESOLVED != 0 {
-        (by_caller, PathSource::Kernel)
+        (by_caller(), PathSource::Kernel)
     } else {
-        (by_caller, PathSource::Caller)
+        (by_caller(), PathSource::Caller)
     };
     let (attribute, path2) = if op == FileOp::Xattr {
         (path2, None)
@@ -234,7 +234,7 @@ fn join(base: &[u8], name: &[u8], cut: bool) -> String {
     }
     for part in parts {
         out.push('/');
-        out.push_str(&escape(part));
+        escape_into(&mut out, part);
     }
     out
 }

@@ -90,6 +90,16 @@ pub enum PathSource {
     Caller,
 }
 
+impl PathSource {
+    /// As in a row.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Caller => "caller",
+        }
+    }
+}
+
 /// A call upon a file.
 #[derive(Debug, Clone)]
 pub struct File {

@@ -38,13 +38,25 @@ use crate::{
 };
 
 /// The LSM programs that are attached, once for all agents.
-#[derive(Default)]
 pub struct LsmState {
     btf: Option<Arc<Btf>>,
     attached: HashSet<&'static str>,
 }
 
 impl LsmState {
+    /// With the kernel's types, where they have been read.
+    pub(super) fn new(btf: Option<Arc<Btf>>) -> Self {
+        Self {
+            btf,
+            attached: HashSet::new(),
+        }
+    }
+
+    /// Nothing more is to be loaded now; the types are read again if that changes.
+    pub(super) fn forget_btf(&mut self) {
+        self.btf = None;
+    }
+
     /// The kernel's types, read once.
     pub(super) fn btf(&mut self) -> Result<&Arc<Btf>> {
         if self.btf.is_none() {

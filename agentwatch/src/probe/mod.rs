@@ -12,12 +12,14 @@ pub mod seed;
 pub mod support;
 pub mod syscalls;
 pub mod tiers;
+mod verify;
 
 use std::{
     fs::File,
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    sync::Arc,
 };
 
 use agentwatch_common::{
@@ -30,7 +32,7 @@ use agentwatch_common::{
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
-    Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuHashMap, RingBuf},
     programs::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint, TracePoint,
@@ -99,7 +101,13 @@ impl Probe {
     /// When the kernel refuses something without which nothing can be watched.
     pub fn load(options: &Options) -> Result<Self> {
         support::ensure_tracefs()?;
-        let layout = offsets::read(Path::new(offsets::BTF))?;
+        // Both read all of the kernel's types, which takes a while: aya for itself.
+        let (layout, btf) = std::thread::scope(|scope| {
+            let btf = scope.spawn(|| Btf::from_sys_fs().ok().map(Arc::new));
+            let layout = offsets::read(Path::new(offsets::BTF));
+            (layout, btf.join().ok().flatten())
+        });
+        let layout = layout?;
         let config = Config {
             send_all_reads: u32::from(options.send_all_reads),
             uring_cqe: u32::from(layout.uring_cqe),
@@ -107,6 +115,7 @@ impl Probe {
         };
         let mut loader = EbpfLoader::new();
         loader
+            .btf(btf.as_deref())
             .override_global("OFFSETS", &layout.offsets, true)
             .override_global("CONFIG", &config, true)
             .override_global(aya_log::LEVEL, &options.kernel_log, true);
@@ -123,15 +132,28 @@ impl Probe {
         let mut probe = Self {
             ebpf,
             capabilities: Vec::new(),
-            lsm: deny::LsmState::default(),
+            lsm: deny::LsmState::new(btf),
             trampolines_refused: None,
         };
         probe.fill_syscalls()?;
+        let trampolines = probe.attach_trampolines();
+        probe.verify(trampolines.is_ok());
         probe.attach_host()?;
         probe.attach_uring(&layout)?;
-        probe.attach_paths()?;
+        probe.attach_paths(trampolines)?;
         probe.load_cgroup_programs()?;
         Ok(probe)
+    }
+
+    /// Gives back the memory that only loading and attaching need: most of what agentwatch takes.
+    pub fn settle(&mut self) {
+        self.lsm.forget_btf();
+        // The allocator keeps what was freed between what is not.
+        #[cfg(target_env = "gnu")]
+        // SAFETY: no arguments but a number; it only gives free pages back to the kernel.
+        unsafe {
+            libc::malloc_trim(0);
+        }
     }
 
     fn fill_syscalls(&mut self) -> Result<()> {
@@ -213,32 +235,24 @@ impl Probe {
     }
 
     fn attach_raw(&mut self, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
-        let program: &mut RawTracePoint = self.program(program)?.try_into()?;
-        program.load()?;
+        let program = self.program(program)?;
+        verify::load(program)?;
+        let program: &mut RawTracePoint = program.try_into()?;
         program.attach(tracepoint)?;
         Ok(())
     }
 
     fn attach_syscall(&mut self, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
-        let program: &mut TracePoint = self.program(program)?.try_into()?;
-        match program.load() {
-            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
-            Err(error) => return Err(error),
-        }
+        let program = self.program(program)?;
+        verify::load(program)?;
+        let program: &mut TracePoint = program.try_into()?;
         program.attach("syscalls", tracepoint)?;
         Ok(())
     }
 
     fn load_cgroup_programs(&mut self) -> Result<()> {
         for name in hooks::CGROUP {
-            let result = match self.program(name) {
-                Ok(Program::CgroupSockAddr(program)) => program.load(),
-                Ok(Program::CgroupSkb(program)) => program.load(),
-                Ok(Program::CgroupSock(program)) => program.load(),
-                Ok(Program::SockOps(program)) => program.load(),
-                Ok(_) => Err(ProgramError::UnexpectedProgramType),
-                Err(error) => Err(error),
-            };
+            let result = self.program(name).and_then(verify::load);
             self.note(&format!("cgroup program {name}"), "flows", true, result)?;
         }
         Ok(())

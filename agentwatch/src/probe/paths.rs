@@ -9,8 +9,8 @@ impl Probe {
     /// Attaches what tells which inode a call changes: at the entry of kernel functions where this kernel
     /// lets one, else at the tracepoints of changed inodes (since 6.13). All or nothing of the first:
     /// half of it would leave calls without.
-    pub(super) fn attach_paths(&mut self) -> Result<()> {
-        let refused = match self.attach_trampolines() {
+    pub(super) fn attach_paths(&mut self, trampolines: Result<()>) -> Result<()> {
+        let refused = match trampolines {
             Ok(()) => {
                 for (_, function) in hooks::PATHS {
                     self.note(&format!("fentry {function}"), hooks::INODES, false, Ok(()))?;
@@ -28,7 +28,8 @@ impl Probe {
         Ok(())
     }
 
-    fn attach_trampolines(&mut self) -> Result<()> {
+    /// Attaches the trampoline tier.
+    pub(super) fn attach_trampolines(&mut self) -> Result<()> {
         let btf = self.lsm.btf()?.clone();
         for (program, function) in hooks::PATHS {
             let program: &mut FEntry = self.program(program)?.try_into()?;

@@ -24,6 +24,9 @@ use uring::Held;
 /// Most UDP sockets whose peers are remembered. Flows of further ones end when the watching does.
 const UDP_SOCKETS: usize = 16 * 1024;
 
+/// Bytes of a piece of the arena that records are copied to: as many as one allocation is worth.
+const PIECE: usize = 64 * 1024;
+
 /// What was read of an agent.
 struct Got {
     records: u64,
@@ -135,6 +138,9 @@ impl Source {
                 // What is reserved in the ring may be more than what was written.
                 let len =
                     usize::try_from(head.len).map_or(record.len(), |len| len.min(record.len()));
+                if arena.capacity() < len {
+                    arena.reserve(PIECE.max(len));
+                }
                 arena.put_slice(&record[..len]);
                 batch.push(arena.split().freeze());
             }

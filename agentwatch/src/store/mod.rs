@@ -5,6 +5,7 @@
 //! committed yet, at most [`writer::EVERY`], and never damages a file; a machine that loses power may
 //! lose the last commits as well.
 
+pub mod detail;
 pub mod query;
 pub mod row;
 mod said;
@@ -110,8 +111,7 @@ impl Store {
     }
 
     /// Stores an event. Never waits.
-    pub fn event(&self, mut row: Row) {
-        row.run.clone_from(&self.run);
+    pub fn event(&self, row: Row) {
         if self.queue.try_send(Message::Event(Box::new(row))).is_err() {
             self.shared.count_dropped(1);
         }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi, types::Value};
 
-use super::{row::Row, schema};
+use super::{detail::Detail, row::Row, schema};
 
 /// What is asked for. Nothing said is everything.
 #[derive(Debug, Clone, Default)]
@@ -363,7 +363,8 @@ fn event(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {
         cookie: unsigned(22)?,
         detail: row
             .get::<_, Option<String>>(23)?
-            .and_then(|json| serde_json::from_str(&json).ok()),
+            .and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok())
+            .map(Detail::from),
     })
 }
 

@@ -3,10 +3,13 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::said;
+use super::{
+    detail::{Detail, FileFacts},
+    said,
+};
 use crate::event::{
     self, Call, CallOp, Denied, DeniedObject, DeniedOp, Endpoint, Event, Exec, ExecMeans, File,
-    Inode, Kind, PathSource, Protocol, SocketAddress,
+    Inode, Kind, Protocol, SocketAddress,
 };
 
 /// Most bytes of a payload that are shown as they are. Of what is longer the message is shown.
@@ -79,7 +82,7 @@ pub struct Row {
     pub cookie: Option<u64>,
     /// What else there is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<Value>,
+    pub detail: Option<Detail>,
 }
 
 /// Unix nanoseconds as RFC 3339.
@@ -121,7 +124,9 @@ impl Row {
     }
 
     fn detail(&mut self) -> &mut Value {
-        self.detail.get_or_insert_with(|| json!({}))
+        self.detail
+            .get_or_insert_with(|| json!({}).into())
+            .value_mut()
     }
 
     fn fill(&mut self, kind: &Kind, own_cgroup: u64) {
@@ -151,14 +156,14 @@ impl Row {
                 if let Some(signal) = exit.signal {
                     detail["signal"] = signal.into();
                 }
-                self.detail = Some(detail);
+                self.detail = Some(detail.into());
             }
             Kind::CgroupMove {
                 moved,
                 to,
                 to_agent,
             } => {
-                self.detail = Some(json!({"moved": moved, "to": to, "to_agent": to_agent}));
+                self.detail = Some(json!({"moved": moved, "to": to, "to_agent": to_agent}).into());
             }
             Kind::Connect(connect) => self.endpoint(&connect.endpoint),
             Kind::Accept(endpoint)
@@ -169,16 +174,19 @@ impl Row {
             }
             Kind::FlowData(data) => {
                 self.endpoint(&data.endpoint);
-                self.detail = Some(json!({
-                    "way": data.direction.name(), "offset": data.offset, "len": data.len,
-                    "head": crate::text::escape(&data.data[..data.data.len().min(HEAD)]),
-                }));
+                self.detail = Some(
+                    json!({
+                        "way": data.direction.name(), "offset": data.offset, "len": data.len,
+                        "head": crate::text::escape(&data.data[..data.data.len().min(HEAD)]),
+                    })
+                    .into(),
+                );
             }
             Kind::Payload(payload) => {
                 self.endpoint(&payload.endpoint);
                 let mut detail = said::detail(&payload.message);
                 detail["way"] = payload.direction.name().into();
-                self.detail = Some(detail);
+                self.detail = Some(detail.into());
             }
             Kind::FlowClose(close) => {
                 self.endpoint(&close.endpoint);
@@ -186,27 +194,33 @@ impl Row {
                 self.bytes_out = Some(close.bytes_out);
                 self.detail = Some(json!({
                     "open_ns": close.open_ns, "established": close.established, "alive": close.alive,
-                }));
+                }).into());
             }
             Kind::File(file) => self.file_call(file),
             Kind::Stopped(stopped) => {
-                self.detail = Some(json!({
-                    "workspace": stopped.workspace, "stopped": stopped.stopped,
-                }));
+                self.detail = Some(
+                    json!({
+                        "workspace": stopped.workspace, "stopped": stopped.stopped,
+                    })
+                    .into(),
+                );
             }
             Kind::Call(call) => self.call(call),
             Kind::Denied(denied) => self.denied(denied),
             Kind::Signal(signal) => {
-                self.detail = Some(json!({
-                    "signal": signal.signal, "target_pid": signal.target.pid,
-                    "target_start_ns": signal.target.start_ns,
-                    "target_agent": signal.target_agent, "delivered": signal.delivered,
-                }));
+                self.detail = Some(
+                    json!({
+                        "signal": signal.signal, "target_pid": signal.target.pid,
+                        "target_start_ns": signal.target.start_ns,
+                        "target_agent": signal.target_agent, "delivered": signal.delivered,
+                    })
+                    .into(),
+                );
             }
             Kind::Seed(seed) => {
                 self.path = Some(seed.path.clone());
                 self.detail =
-                    Some(json!({"argv": seed.argv, "cwd": seed.cwd, "member": seed.member}));
+                    Some(json!({"argv": seed.argv, "cwd": seed.cwd, "member": seed.member}).into());
             }
             Kind::Agent(_) | Kind::Tally(_) => {}
         }
@@ -240,7 +254,7 @@ impl Row {
         for (name, value) in &exec.environment {
             detail["env"][name] = value.clone().into();
         }
-        self.detail = Some(detail);
+        self.detail = Some(detail.into());
     }
 
     fn file_call(&mut self, file: &File) {
@@ -248,38 +262,19 @@ impl Row {
         self.path2.clone_from(&file.path2);
         self.result = Some(file.result);
         self.file(file.inode);
-        let mut detail = json!({
-            "mode": file.mode, "flags": file.flags,
-            "path_source": match file.path_source {
-                PathSource::Kernel => "kernel",
-                PathSource::Caller => "caller",
-            },
-        });
-        for (name, is) in [
-            ("created", file.created),
-            ("write", file.write),
-            ("io_uring", file.uring),
-        ] {
-            if is {
-                detail[name] = true.into();
-            }
-        }
-        if let Some(Inode { dev, ino }) = file.replaced {
-            detail["replaced"] = json!({"dev": dev, "ino": ino});
-        }
+        self.detail = Some(Detail::File(FileFacts::from(file)));
         if let Some(attribute) = &file.attribute {
-            detail["attribute"] = attribute.clone().into();
+            self.detail()["attribute"] = attribute.clone().into();
         }
         if let Some(device) = file.device {
-            detail["device"] = device.to_string().into();
+            self.detail()["device"] = device.to_string().into();
         }
         let (user, group) = file.owner.unwrap_or_default();
         for (name, id) in [("uid", user), ("gid", group)] {
             if let Some(id) = id {
-                detail["owner"][name] = id.into();
+                self.detail()["owner"][name] = id.into();
             }
         }
-        self.detail = Some(detail);
     }
 
     fn call(&mut self, call: &Call) {
@@ -298,7 +293,7 @@ impl Row {
                 _ => self.remote = text,
             }
         }
-        self.detail = Some(detail);
+        self.detail = Some(detail.into());
     }
 
     fn denied(&mut self, denied: &Denied) {
@@ -320,7 +315,7 @@ impl Row {
             }
             _ => {}
         }
-        self.detail = Some(denied.facts());
+        self.detail = Some(denied.facts().into());
     }
 
     fn file(&mut self, inode: Option<Inode>) {
@@ -345,44 +340,34 @@ impl Row {
 
     /// One thing of `detail`, as text.
     pub fn told(&self, name: &str) -> Option<&str> {
-        self.detail.as_ref()?.get(name)?.as_str()
+        self.detail.as_ref()?.told(name)
     }
 
     /// One thing of `detail`, as a number.
     pub fn number(&self, name: &str) -> Option<u64> {
-        self.detail.as_ref()?.get(name)?.as_u64()
+        self.detail.as_ref()?.number(name)
     }
 
     /// Whether a thing of `detail` is true.
     pub fn is(&self, name: &str) -> bool {
-        self.detail
-            .as_ref()
-            .and_then(|detail| detail.get(name))
-            .and_then(Value::as_bool)
-            == Some(true)
+        self.detail.as_ref().is_some_and(|detail| detail.is(name))
     }
 
     /// One list of `detail`, as text with commas.
     pub fn list(&self, name: &str) -> String {
-        let list = self.detail.as_ref().and_then(|detail| detail.get(name));
-        let words = list.and_then(Value::as_array).into_iter().flatten();
-        words
-            .filter_map(Value::as_str)
-            .collect::<Vec<_>>()
-            .join(",")
+        self.words(name).collect::<Vec<_>>().join(",")
     }
 
     /// The arguments.
     pub fn argv(&self) -> Vec<&str> {
-        let words = self
+        self.words("argv").collect()
+    }
+
+    fn words(&self, name: &str) -> impl Iterator<Item = &str> {
+        let list = self
             .detail
             .as_ref()
-            .and_then(|detail| detail.get("argv"))
-            .and_then(Value::as_array);
-        words
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect()
+            .map_or(&[][..], |detail| detail.list(name));
+        list.iter().filter_map(Value::as_str)
     }
 }

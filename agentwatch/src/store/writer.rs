@@ -217,7 +217,7 @@ fn insert(to: &Connection, run: &str, message: &Message, stats: &Stats) -> Resul
         Message::Event(row) => {
             let Row {
                 time_ns,
-                run,
+                run: _,
                 agent,
                 kind,
                 pid,

@@ -414,16 +414,19 @@ mod tests {
             remote: Some("192.0.2.1:443".to_owned()),
             bytes_out: Some(2048),
             bytes_in: Some(1),
-            detail: Some(serde_json::json!({"established": true})),
+            detail: Some(serde_json::json!({"established": true}).into()),
             ..row("flow_close", None)
         });
         account.observe(&Row {
             protocol: Some("tcp".to_owned()),
             direction: Some("out".to_owned()),
             remote: Some("192.0.2.2:443".to_owned()),
-            detail: Some(serde_json::json!({
-                "established": true, "destination.domain": "a.long.name.in.the.example.org"
-            })),
+            detail: Some(
+                serde_json::json!({
+                    "established": true, "destination.domain": "a.long.name.in.the.example.org"
+                })
+                .into(),
+            ),
             ..row("flow_close", None)
         });
         account.tally(&Tally {
