@@ -9,6 +9,7 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod tree;
+pub mod verifier;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -42,6 +43,7 @@ enum Verb {
     Report(report::ReportArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
+    Verifier(verifier::VerifierArgs),
 }
 
 /// How something is written.
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
         Verb::Report(args) => report::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Verifier(args) => verifier::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("agentwatch: {error:#}");

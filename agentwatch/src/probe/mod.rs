@@ -12,6 +12,7 @@ pub mod seed;
 pub mod support;
 pub mod syscalls;
 pub mod tiers;
+pub mod verifier;
 
 use std::{
     fs::File,
@@ -97,27 +98,7 @@ impl Probe {
     /// When the kernel refuses something without which nothing can be watched.
     pub fn load(options: &Options) -> Result<Self> {
         support::ensure_tracefs()?;
-        let layout = offsets::read(Path::new(offsets::BTF))?;
-        let config = Config {
-            send_all_reads: u32::from(options.send_all_reads),
-            uring_cqe: u32::from(layout.uring_cqe),
-            ..Config::DEFAULT
-        };
-        let mut loader = EbpfLoader::new();
-        loader
-            .override_global("OFFSETS", &layout.offsets, true)
-            .override_global("CONFIG", &config, true)
-            .override_global(aya_log::LEVEL, &options.kernel_log, true);
-        if let Some(bytes) = options.bulk_bytes {
-            loader.map_max_entries("EVENTS_BULK", bytes);
-        }
-        if let Some(bytes) = options.prio_bytes {
-            loader.map_max_entries("EVENTS_PRIO", bytes);
-        }
-        let ebpf = loader
-            .load(OBJECT)
-            .map_err(|error| explain(&error))
-            .context("the kernel does not take agentwatch's programs")?;
+        let (ebpf, layout) = open(options)?;
         let mut probe = Self {
             ebpf,
             capabilities: Vec::new(),
@@ -444,6 +425,32 @@ impl Probe {
             .take_map(name)
             .ok_or_else(|| anyhow!("the kernel object has no map {name}"))
     }
+}
+
+/// The object with its maps made and its globals set, no program of it loaded yet.
+fn open(options: &Options) -> Result<(Ebpf, Layout)> {
+    let layout = offsets::read(Path::new(offsets::BTF))?;
+    let config = Config {
+        send_all_reads: u32::from(options.send_all_reads),
+        uring_cqe: u32::from(layout.uring_cqe),
+        ..Config::DEFAULT
+    };
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("OFFSETS", &layout.offsets, true)
+        .override_global("CONFIG", &config, true)
+        .override_global(aya_log::LEVEL, &options.kernel_log, true);
+    if let Some(bytes) = options.bulk_bytes {
+        loader.map_max_entries("EVENTS_BULK", bytes);
+    }
+    if let Some(bytes) = options.prio_bytes {
+        loader.map_max_entries("EVENTS_PRIO", bytes);
+    }
+    let ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| explain(&error))
+        .context("the kernel does not take agentwatch's programs")?;
+    Ok((ebpf, layout))
 }
 
 /// What `source.rs` reads.
