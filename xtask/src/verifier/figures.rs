@@ -12,7 +12,9 @@ use super::{
 const HEAD: &str = "\
 # The size of each kernel program, by kernel: instructions as the kernel keeps them (translated), and as
 # many as the verifier followed, which gives up at 1000000; - where the kernel does not tell (before 5.16).
-# A check fails where a figure grows by more than a fifth. Written by `cargo xtask verifier --update`.
+# A check fails where a figure grows by more than a fifth, or a program is refused. Written by
+# `cargo xtask verifier --update`, but for the lines `refused`: a person writes those, where a kernel
+# lacks what a program needs and agentwatch does without it, with the reason in the last column.
 # kernel\tprogram\ttranslated\tverified
 ";
 
@@ -54,9 +56,17 @@ impl fmt::Display for Figure {
     }
 }
 
-/// All stored figures.
+/// What is stored of one program on one kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stored {
+    Figure(Figure),
+    /// Known not to be taken, for this reason.
+    Refused(String),
+}
+
+/// All that is stored.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Figures(BTreeMap<(Series, String), Figure>);
+pub struct Figures(BTreeMap<(Series, String), Stored>);
 
 /// How a kernel compares with what is stored of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -90,11 +100,13 @@ impl Figures {
 
     /// Takes over a kernel's figures, and forgets what was stored of it.
     pub fn store(&mut self, verdicts: &Verdicts) {
-        self.0.retain(|(series, _), _| *series != verdicts.series);
+        self.0.retain(|(series, _), stored| {
+            *series != verdicts.series || matches!(stored, Stored::Refused(_))
+        });
         for verdict in &verdicts.programs {
             if let Some(figure) = verdict.figure() {
-                self.0
-                    .insert((verdicts.series, verdict.program.clone()), figure);
+                let key = (verdicts.series, verdict.program.clone());
+                self.0.insert(key, Stored::Figure(figure));
             }
         }
     }
@@ -114,10 +126,17 @@ impl Figures {
         for verdict in &verdicts.programs {
             let name = verdict.program.as_str();
             let reason = in_one_line(verdict.reason.as_deref().unwrap_or("no reason given"));
+            let stored = self.0.get(&(series, name.to_owned()));
             match verdict.state {
-                State::Refused => judgement
-                    .complaints
-                    .push(format!("{name} is refused: {reason}")),
+                State::Refused => match stored {
+                    Some(Stored::Refused(why)) => left
+                        .entry(("known to be refused", why.clone()))
+                        .or_default()
+                        .push(name),
+                    _ => judgement
+                        .complaints
+                        .push(format!("{name} is refused: {reason}")),
+                },
                 State::Forbidden => left
                     .entry(("forbidden here", reason))
                     .or_default()
@@ -128,11 +147,14 @@ impl Figures {
             let Some(new) = verdict.figure().filter(|_| is_known) else {
                 continue;
             };
-            match self.0.get(&(series, name.to_owned())) {
+            match stored {
+                Some(Stored::Refused(_)) => judgement.notes.push(format!(
+                    "{name} ({new}) is stored as refused and is accepted; `{UPDATE}` stores that"
+                )),
                 None => judgement.complaints.push(format!(
                     "{name} ({new}) is not among the stored figures; `{UPDATE}` stores it"
                 )),
-                Some(old) => {
+                Some(Stored::Figure(old)) => {
                     let pairs = [
                         ("translated", Some(old.xlated), Some(new.xlated)),
                         ("verified", old.verified, new.verified),
@@ -176,29 +198,35 @@ fn grew(old: u32, new: u32) -> bool {
     u64::from(new) * 5 > u64::from(old) * 6
 }
 
-fn row(line: &str) -> Option<((Series, String), Figure)> {
+fn row(line: &str) -> Option<((Series, String), Stored)> {
     let mut fields = line.split('\t');
     let (series, program) = (fields.next()?, fields.next()?);
-    let xlated = fields.next()?.parse().ok()?;
-    let verified = match fields.next()? {
-        "-" => None,
-        number => Some(number.parse().ok()?),
+    let (xlated, verified) = (fields.next()?, fields.next()?);
+    let stored = if xlated == "refused" {
+        Stored::Refused(verified.to_owned())
+    } else {
+        let verified = match verified {
+            "-" => None,
+            number => Some(number.parse().ok()?),
+        };
+        let xlated = xlated.parse().ok()?;
+        Stored::Figure(Figure { xlated, verified })
     };
     let key = (Series::of(series)?, program.to_owned());
-    fields
-        .next()
-        .is_none()
-        .then_some((key, Figure { xlated, verified }))
+    fields.next().is_none().then_some((key, stored))
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HEAD)?;
-        for ((series, program), figure) in &self.0 {
-            write!(f, "{series}\t{program}\t{}\t", figure.xlated)?;
-            match figure.verified {
-                Some(verified) => writeln!(f, "{verified}")?,
-                None => writeln!(f, "-")?,
+        for ((series, program), stored) in &self.0 {
+            write!(f, "{series}\t{program}\t")?;
+            match stored {
+                Stored::Refused(why) => writeln!(f, "refused\t{why}")?,
+                Stored::Figure(Figure { xlated, verified }) => match verified {
+                    Some(verified) => writeln!(f, "{xlated}\t{verified}")?,
+                    None => writeln!(f, "{xlated}\t-")?,
+                },
             }
         }
         Ok(())
@@ -273,6 +301,26 @@ mod tests {
         let judgement = stored().compare(&kernel);
         assert!(judgement.complaints.is_empty(), "{judgement:?}");
         assert_eq!(judgement.notes.len(), 2, "{judgement:?}");
+    }
+
+    #[test]
+    fn a_known_refusal_is_only_said_and_is_kept() {
+        let mut figures = Figures::parse("5.10\tsysctl\trefused\tlacks a helper\n").unwrap();
+        let mut kernel = kernel("5.10.0", &[("sysctl", 1, 1)]);
+        let accepted = figures.compare(&kernel);
+        assert!(accepted.notes[0].contains("is accepted"), "{accepted:?}");
+
+        kernel.programs[0].state = State::Refused;
+        kernel.programs[0].xlated = None;
+        let judgement = figures.compare(&kernel);
+        assert_eq!(judgement.complaints, [""; 0]);
+        assert_eq!(
+            judgement.notes,
+            ["known to be refused: sysctl: lacks a helper"]
+        );
+        let before = figures.to_string();
+        figures.store(&kernel);
+        assert_eq!(figures.to_string(), before);
     }
 
     #[test]
