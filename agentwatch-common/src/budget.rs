@@ -30,9 +30,13 @@ pub struct Budget {
     pub window_ns: u64,
     /// The folder that is the agent's own to change, number 0 for none.
     pub workspace: InodeKey,
+    /// 1: a program of the security modules asks before a file is gone. 0: it is counted afterwards.
+    pub before: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
-const _: () = assert!(size_of::<Budget>() == 72);
+const _: () = assert!(size_of::<Budget>() == 80);
 
 /// A process was stopped since its agent is past the budget.
 #[repr(C)]

@@ -3,6 +3,8 @@
 //! Userspace compiles a policy into the maps whose keys and values are here; the programs look a
 //! request up, refuse it (or, where the policy only observes, let it pass) and send a [`Denied`].
 
+use crate::file::LEAF_MAX;
+
 /// What was to be done: [`Denied::op`].
 pub mod op {
     /// connect(2) of an IP socket.
@@ -75,6 +77,9 @@ pub mod section {
     /// agentwatch protects itself, whatever the policy says.
     pub const PROTECTION: u16 = 14;
 
+    /// A file deeper than the kernel's programs follow, for an agent with rules upon files.
+    pub const FILES_TOO_DEEP: u16 = 15;
+
     /// A rule's number.
     pub const fn rule(section: u16, index: u16) -> u32 {
         (section as u32) << 16 | index as u32
@@ -124,6 +129,8 @@ pub mod enforce {
     pub const QUARANTINE: u32 = 1 << 6;
     /// There are inodes that are denied.
     pub const FILES: u32 = 1 << 7;
+    /// Some [`super::operation`] is denied.
+    pub const OPERATIONS: u32 = 1 << 8;
 }
 
 /// Kinds of sockets that a policy can deny: an index each.
@@ -321,6 +328,18 @@ pub struct DeniedKey {
 
 const _: () = assert!(size_of::<DeniedKey>() == 16);
 
+/// Key of the set of names in folders.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct DeniedName {
+    /// The folder.
+    pub folder: DeniedKey,
+    /// The name, then at least two zeros. Longer ones are not looked up.
+    pub name: [u8; LEAF_MAX],
+}
+
+const _: () = assert!(size_of::<DeniedName>() == 48);
+
 /// What is denied of an inode and of all that is below it: the rules' numbers, 0 for none.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -455,6 +474,7 @@ crate::pod!(
     DeviceRule,
     SysctlKey,
     DeniedKey,
+    DeniedName,
     DeniedInode,
     RepeatKey,
     Repeat,

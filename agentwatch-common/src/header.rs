@@ -84,7 +84,9 @@ pub mod kind {
     /// [`crate::flow::Endpoint`]: a UDP socket was closed; the source turns it into a
     /// [`FLOW_CLOSE`] for each peer.
     pub const SOCK_CLOSE: u16 = 22;
-    // 23 to 31 are reserved for sockets.
+    /// [`crate::flow::Endpoint`]: a process got a socket from another one.
+    pub const SOCKET_RECEIVED: u16 = 23;
+    // 24 to 31 are reserved for sockets.
     /// [`crate::file::FileOp`]
     pub const FILE: u16 = 32;
     /// [`crate::budget::Stopped`]

@@ -257,6 +257,18 @@ fn accept_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
+#[tracepoint]
+fn recvmsg_enter(ctx: TracePointContext) -> u32 {
+    probes::passed::enter(&ctx);
+    0
+}
+
+#[tracepoint]
+fn recvmsg_exit(ctx: TracePointContext) -> u32 {
+    probes::passed::exit(&ctx);
+    0
+}
+
 // Calls that are no file's and no flow's, by a table as well.
 
 #[tracepoint]

@@ -5,8 +5,8 @@ use agentwatch_common::{
     call::CallRow,
     config::Config,
     deny::{
-        DeniedInode, DeniedKey, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules, Repeat,
-        RepeatKey, SysctlKey,
+        DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules,
+        Repeat, RepeatKey, SysctlKey,
     },
     file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall},
     flow::{FlowKey, FlowState, Trigger},
@@ -115,6 +115,10 @@ pub static SHARES: HashMap<u32, Share> = HashMap::with_max_entries(1024, BPF_F_N
 #[map]
 pub static READ: HashMap<u32, Read> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
+/// Thread → where the message is that it receives. Full: sockets that come with it are not told.
+#[map]
+pub static RECEIVING: HashMap<u64, u64> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
 /// Counters by agent. Full: new agents are not counted; there is room for 4096 / ~12 of them.
 #[map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, u64> = PerCpuHashMap::with_max_entries(4096, 0);
@@ -184,3 +188,12 @@ pub static REPEATS: LruHashMap<RepeatKey, Repeat> = LruHashMap::with_max_entries
 #[map]
 pub static DENIED_INODES: HashMap<DeniedKey, DeniedInode> =
     HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Agent, folder and name → what is denied of what has that name there, and below it.
+#[map]
+pub static DENIED_NAMES: HashMap<DeniedName, DeniedInode> =
+    HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Process ids that agents may not touch: agentwatch's own.
+#[map]
+pub static PROTECTED: HashMap<u32, u8> = HashMap::with_max_entries(16, BPF_F_NO_PREALLOC);

@@ -88,7 +88,7 @@ pub enum Change {
     Exited(i32),
     /// A signal ended it.
     Signaled(i32),
-    /// It was stopped, by Ctrl-Z say.
+    /// It was stopped by the terminal, by Ctrl-Z say.
     Stopped,
 }
 
@@ -193,7 +193,11 @@ impl Job {
         } else if let Some(signal) = status.terminating_signal() {
             Some(Change::Signaled(signal))
         } else {
-            status.stopped().then_some(Change::Stopped)
+            // By SIGSTOP it was not the terminal: the deletion budget, which lets it go on, or somebody
+            // who means this process alone.
+            let by = status.stopping_signal();
+            by.filter(|signal| *signal != libc::SIGSTOP)
+                .map(|_| Change::Stopped)
         })
     }
 

@@ -118,7 +118,7 @@ impl Session {
             let workspace = workspace.as_deref().and_then(device_inode);
             probe.budget(AGENT, &limits, workspace)?;
         }
-        session.enforce(&mut probe)?;
+        session.enforce(&mut probe, &homes)?;
         probe.watch(AGENT, session.cgroup.path(), session.cgroup.id)?;
         session.take_in_members(&mut probe)?;
         session.probe = Some(probe);
@@ -128,9 +128,9 @@ impl Session {
 
     /// Puts the policy's denials in force. One that cannot be is an error, unless the policy says that
     /// it need not be.
-    fn enforce(&mut self, probe: &mut Probe) -> Result<()> {
+    fn enforce(&mut self, probe: &mut Probe, homes: &[PathBuf]) -> Result<()> {
         let policy = self.pipeline.policy();
-        let enforced = probe.enforce(AGENT, self.cgroup.path(), policy)?;
+        let enforced = probe.enforce(AGENT, self.cgroup.path(), policy, homes)?;
         let notices = &mut self.outputs.notices;
         for note in &enforced.notes {
             notices.write(&format!("agentwatch: {note}\n"));

@@ -286,6 +286,11 @@ deep.yaml:3:273: recursion limit exceeded
 3 | …[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[
   |                                                              ^
 
+denied-name.yaml:5:7: `example.com:443`: `example.com` is no IP address; write an address, a network such as 10.0.0.0/8, or `*`, and if need be a port: 192.0.2.7:22, [2001:db8::/32]:443, "*:443"
+  |
+5 |     - tcp example.com:443
+  |       ^
+
 empty-window.yaml:5:11: no value; text that begins with `!`, `#` or `~` alone needs quotes
   |
 5 |     window:
@@ -298,7 +303,7 @@ host-bits.yaml:4:11: `10.1.2.3/8`: 10.1.2.3 is not the first address of its netw
 4 |   allow: [10.1.2.3/8]
   |           ^
 
-hostile.yaml:3:1: unknown field `mo\x1b[2Jde\u{202e}`; known are `apiVersion`, `kind`, `mode`, `destinations`, `sensitive_paths`, `disposable`, `detectors`
+hostile.yaml:3:1: unknown field `mo\x1b[2Jde\u{202e}`; known are `apiVersion`, `kind`, `mode`, `destinations`, `sensitive_paths`, `disposable`, `detectors`, `enforcement`, `network`, `sockets`, `devices`, `sysctl`, `files`, `deny`
   |
 3 | "mo\\e[2Jde\\u202e": enforce
   | ^
@@ -339,6 +344,11 @@ only-text.yaml:1:1: expected fields here (`name: value`)
   |
 1 | enforce
   | ^
+
+open-denied-path.yaml:4:15: `**/.ssh`: `**` can only be last here, since the kernel is given files that are there
+  |
+4 |   deny_read: ["**/.ssh"]
+  |               ^
 
 relative-glob.yaml:4:5: `node_modules/**`: a pattern begins with `/`, `~/` or `**/`, since paths are absolute
   |
@@ -389,6 +399,11 @@ unknown-mode.yaml:3:7: unknown value `Enforced`; did you mean `enforce`?
   |
 3 | mode: Enforced
   |       ^
+
+unknown-socket.yaml:4:15: unknown value `pakcet`; did you mean `packet`?
+  |
+4 |   deny: [tcp, pakcet]
+  |               ^
 
 unlike-any-field.yaml:5:5: unknown field `frobnicate`; known are `enabled`, `action`
   |

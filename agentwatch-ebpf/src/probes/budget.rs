@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// `SIGSTOP` of <signal.h>: the same number wherever Linux has BPF.
-const SIGSTOP: u32 = 19;
+pub const SIGSTOP: u32 = 19;
 /// How many folders above a file are asked whether the agent made them.
 const DEPTH: usize = 24;
 
@@ -47,23 +47,54 @@ pub fn spend(call: &Pending) {
 /// where that was one too many.
 #[inline(always)]
 pub fn take_away(task: &Task, own: bool, folder: u64) {
+    if asks_before(task.agent) != Some(false) {
+        return; // the policy does not want it, or `hold` has asked before
+    }
+    if let Verdict::Past(place) = ask(task, own, folder) {
+        // At the return to user mode, before the next call.
+        // SAFETY: a number.
+        let stopped = unsafe { bpf_send_signal(SIGSTOP) } == 0;
+        tell(task, place, stopped);
+    }
+}
+
+/// Whether an agent's deletions are asked about before they are made; `None` where it has no budget.
+#[inline(always)]
+pub fn asks_before(agent: u32) -> Option<bool> {
+    BUDGETS
+        .get_ptr(&agent)
+        // SAFETY: an entry of the map.
+        .map(|budget| unsafe { (*budget).before } != 0)
+}
+
+/// Whether there is budget left.
+pub enum Verdict {
+    /// There is, or none is needed.
+    May,
+    /// There is none left, at one of [`place`].
+    Past(usize),
+}
+
+/// Takes one from an agent's budget, where what is taken away is not its own.
+#[inline(always)]
+pub fn ask(task: &Task, own: bool, folder: u64) -> Verdict {
     let Some(budget) = BUDGETS.get_ptr_mut(&task.agent) else {
-        return; // the policy does not want it
+        return Verdict::May;
     };
     if own {
-        return;
+        return Verdict::May;
     }
-    // SAFETY: an entry of the map, never removed while the agent runs.
+    // SAFETY: an entry of the map; where userspace replaces it, the old one stays until this ends.
     let budget = unsafe { &mut *budget };
-    let Some(place) = place(task.agent, folder, &budget.workspace) else {
-        return;
-    };
-    if take(budget, place) {
-        return;
+    match place(task.agent, folder, &budget.workspace) {
+        Some(place) if !take(budget, place) => Verdict::Past(place),
+        _ => Verdict::May,
     }
-    // At the return to user mode, before the next call.
-    // SAFETY: a number.
-    let stopped = unsafe { bpf_send_signal(SIGSTOP) } == 0;
+}
+
+/// Tells userspace that a process waits for it.
+#[inline(always)]
+pub fn tell(task: &Task, place: usize, stopped: bool) {
     emit::prio(emit::header(kind::STOPPED, task), |to: *mut Stopped| {
         // SAFETY: reserved memory of this type.
         unsafe {

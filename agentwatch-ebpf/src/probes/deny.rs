@@ -149,7 +149,7 @@ pub fn to_send(header: &Header, rule: u32, op: u16) -> Option<u32> {
 
 /// Tells of a denial by the current task; whether the request passes all the same.
 #[inline(always)]
-fn refuse(own: &Task, flags: u32, denied: Denied) -> bool {
+pub fn refuse(own: &Task, flags: u32, denied: Denied) -> bool {
     refuse_as(emit::header(kind::DENIED, own), flags, denied)
 }
 

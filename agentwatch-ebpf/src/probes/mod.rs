@@ -7,8 +7,10 @@ pub mod connect;
 pub mod exec;
 pub mod file;
 pub mod head;
+pub mod hold;
 pub mod inode;
 pub mod packet;
+pub mod passed;
 pub mod path;
 pub mod process;
 pub mod signal;
@@ -19,3 +21,5 @@ pub mod uring;
 // Denial.
 pub mod deny;
 pub mod deny_packet;
+pub mod lsm;
+pub mod lsm_path;

@@ -10,7 +10,7 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext
 use crate::{
     emit,
     kernel::{self, task},
-    maps::{CALLS, PENDING, TASKS, TRIGGERS},
+    maps::{CALLS, PENDING, RECEIVING, TASKS, TRIGGERS},
     tag,
 };
 
@@ -68,6 +68,7 @@ pub fn exit(ctx: &RawTracePointContext) {
     let id = bpf_get_current_pid_tgid();
     let _ = PENDING.remove(&id);
     let _ = CALLS.remove(&id);
+    let _ = RECEIVING.remove(&id);
     if !task::is_last_thread(current) {
         return;
     }

@@ -2,12 +2,12 @@
 
 use std::{fs, path::Path, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::Output;
-use crate::probe::{Options, Probe, offsets, support};
+use super::{Output, canary};
+use crate::probe::{Capability, Options, Probe, offsets, support, tiers};
 
 /// Say what works on this kernel, what does not and why.
 ///
@@ -18,6 +18,15 @@ pub struct DoctorArgs {
     /// How it is written
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
+    /// Do one denied operation of each kind, in a cgroup of its own, to see that it is refused and told
+    ///
+    /// What is active is refused and told; observe-only: told, not refused; broken: neither;
+    /// unavailable: this kernel cannot. Exit status 0 only where nothing is broken.
+    #[arg(long)]
+    canary: bool,
+    /// What the canary's child is called with
+    #[arg(long, hide = true, num_args = 0.., value_name = "WORD", conflicts_with = "canary")]
+    canary_child: Option<Vec<String>>,
 }
 
 /// How a check went.
@@ -35,6 +44,9 @@ enum State {
 struct Check {
     what: String,
     state: State,
+    /// What a capability rests on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tier: Option<&'static str>,
     detail: String,
 }
 
@@ -42,12 +54,28 @@ fn check(what: &str, state: State, detail: impl Into<String>) -> Check {
     Check {
         what: what.to_owned(),
         state,
+        tier: None,
         detail: detail.into(),
+    }
+}
+
+/// A capability: something that is seen or refused.
+fn tiered(what: &str, state: State, tier: &'static str, detail: impl Into<String>) -> Check {
+    Check {
+        tier: Some(tier),
+        ..check(what, state, detail)
     }
 }
 
 /// Runs `agentwatch doctor`.
 pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    if let Some(words) = &args.canary_child {
+        canary::child(words)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.canary {
+        return sing(args.output);
+    }
     let checks = all();
     match args.output {
         Output::Json => {
@@ -64,6 +92,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
             for Check {
                 what,
                 state,
+                tier,
                 detail,
             } in &checks
             {
@@ -72,7 +101,8 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
                     State::Partial => "partial",
                     State::Missing => "missing",
                 };
-                super::print(&format!("{mark}  {what:width$}  {detail}\n"))?;
+                let tier = tier.unwrap_or("");
+                super::print(&format!("{mark}  {what:width$}  {tier:10}  {detail}\n"))?;
             }
         }
     }
@@ -103,26 +133,9 @@ fn all() -> Vec<Check> {
     });
     checks.push(btf());
     checks.extend(cgroups());
-    let lsm = support::lsm();
-    checks.push(if lsm.split(',').any(|module| module == "bpf") {
-        check(
-            "LSM tier",
-            State::Partial,
-            "bpf is an active LSM; this version does not use it yet",
-        )
-    } else {
-        let list = if lsm.is_empty() {
-            "not shown (securityfs is not mounted)"
-        } else {
-            &lsm
-        };
-        check(
-            "LSM tier",
-            State::Partial,
-            format!(
-                "bpf is not among the active LSMs: {list}; nothing is denied, agents are killed"
-            ),
-        )
+    checks.push(match support::bpf_lsm_is_active() {
+        Ok(()) => check("security modules", State::Ok, support::lsm()),
+        Err(error) => check("security modules", State::Partial, format!("{error:#}")),
     });
     if support::is_root() {
         checks.extend(programs());
@@ -201,7 +214,7 @@ fn cgroups() -> Vec<Check> {
 
 /// Loads and attaches everything, and says how each went: those that went well together.
 fn programs() -> Vec<Check> {
-    let probe = match Probe::load(&Options::DEFAULT) {
+    let mut probe = match Probe::load(&Options::DEFAULT) {
         Ok(probe) => probe,
         Err(error) => {
             return vec![check(
@@ -240,16 +253,73 @@ fn programs() -> Vec<Check> {
                 [one] => one.hook.clone(),
                 _ => format!("{} hooks", of_it.len()),
             };
-            check(gives, State::Ok, format!("tracepoint tier, {hook}"))
+            tiered(gives, State::Ok, tier_of(&of_it), hook)
         } else {
             let why: Vec<String> = missing
                 .iter()
                 .map(|(reason, hooks)| format!("{reason}: {}", hooks.join(", ")))
                 .collect();
-            check(gives, State::Partial, why.join("; "))
+            tiered(gives, State::Partial, tier_of(&of_it), why.join("; "))
         });
     }
+    for need in tiers::NEEDS {
+        let status = probe.status(need);
+        let (state, detail) = match status.missing {
+            None => (State::Ok, "can be refused".to_owned()),
+            Some(reason) => (State::Partial, reason),
+        };
+        checks.push(tiered(status.capability, state, status.tier.name(), detail));
+    }
+    checks.push(tiered(
+        "quarantine",
+        State::Ok,
+        tiers::Tier::Cgroup.name(),
+        "can be refused",
+    ));
     // Where no process can be made this has waited, which is all the same here.
     let _ = probe.leave();
     checks
+}
+
+/// What the hooks of a capability that work, or else all of them, rest on.
+fn tier_of(hooks: &[&Capability]) -> &'static str {
+    let has = |word: &str| {
+        hooks
+            .iter()
+            .filter(|hook| hook.missing.is_none() || hooks.iter().all(|h| h.missing.is_some()))
+            .any(|hook| hook.hook.starts_with(word))
+    };
+    if has("cgroup program") {
+        tiers::Tier::Cgroup.name()
+    } else if has("fentry") {
+        tiers::Tier::Trampoline.name()
+    } else {
+        tiers::Tier::Tracepoint.name()
+    }
+}
+
+/// Runs the canary, and says how it went.
+fn sing(output: Output) -> Result<ExitCode> {
+    if !support::is_root() {
+        bail!(
+            "the canary loads programs into the kernel as root; try: sudo agentwatch doctor --canary"
+        );
+    }
+    let attempts = canary::run()?;
+    for attempt in &attempts {
+        super::print(&match output {
+            Output::Json => serde_json::to_string(attempt)? + "\n",
+            Output::Table => format!(
+                "{:12}  {:18}  {:6}  {}\n",
+                attempt.verdict.name(),
+                attempt.capability,
+                attempt.tier,
+                attempt.detail
+            ),
+        })?;
+    }
+    let broken = attempts
+        .iter()
+        .any(|attempt| attempt.verdict == canary::Verdict::Broken);
+    Ok(ExitCode::from(u8::from(broken)))
 }

@@ -1,5 +1,6 @@
 //! The command line: parse and dispatch, a file for each verb.
 
+mod canary;
 pub mod doctor;
 pub mod events;
 pub mod findings;
@@ -10,6 +11,7 @@ pub mod report;
 pub mod run;
 pub mod tree;
 pub mod verifier;
+mod words;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},

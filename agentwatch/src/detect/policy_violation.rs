@@ -58,11 +58,7 @@ impl PolicyViolation {
             last: Vec::new(),
         });
         let Denied {
-            op,
-            object,
-            rule,
-            repeats,
-            ..
+            op, rule, repeats, ..
         } = denied.as_ref();
         tried.count = tried
             .count
@@ -71,7 +67,7 @@ impl PolicyViolation {
         if tried.last.len() == SHOWN {
             tried.last.remove(0);
         }
-        let what = format!("{} {object}", op.verb());
+        let what = denied.what();
         tried.last.push(evidence(event, what.clone()));
         if tried.count < tried.next {
             return;
@@ -138,6 +134,7 @@ mod tests {
 
     fn event(rule: u32, repeats: u32) -> Event {
         Event {
+            domain: None,
             time_ns: 1,
             agent: 1,
             process: ProcessKey {

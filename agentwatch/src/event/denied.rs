@@ -89,7 +89,7 @@ impl DeniedOp {
             Self::Rename => "rename or link",
             Self::Ptrace => "take hold of",
             Self::Bpf => "use bpf",
-            Self::Mount => "mount",
+            Self::Mount => "mount a file system",
             Self::ModuleLoad => "load a kernel module",
             Self::Signal => "send a signal to",
         }
@@ -167,7 +167,7 @@ impl fmt::Display for DeniedObject {
             Self::Sysctl(name) => f.write_str(name),
             Self::File(path, _) => f.write_str(path),
             Self::Process(pid) => write!(f, "process {pid}"),
-            Self::Nothing => f.write_str("something"),
+            Self::Nothing => Ok(()),
         }
     }
 }
@@ -198,6 +198,17 @@ pub struct Denied {
 }
 
 impl Denied {
+    /// What was tried, in words.
+    pub fn what(&self) -> String {
+        match (&self.object, self.op) {
+            (DeniedObject::Nothing, DeniedOp::Mount | DeniedOp::Bpf | DeniedOp::ModuleLoad) => {
+                self.op.verb().to_owned()
+            }
+            (DeniedObject::Nothing, op) => format!("{} something", op.verb()),
+            (object, op) => format!("{} {object}", op.verb()),
+        }
+    }
+
     /// What is known of it, by name, but for what has a column.
     pub fn facts(&self) -> Value {
         let mut facts = json!({

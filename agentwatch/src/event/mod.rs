@@ -86,6 +86,8 @@ pub enum Kind {
     Connect(Box<Connect>),
     /// A process took a connection.
     Accept(Endpoint),
+    /// A process got a socket from another one, with a message (`SCM_RIGHTS`).
+    SocketReceived(Endpoint),
     /// A socket began to listen.
     Listen(Endpoint),
     /// A flow came to be.
@@ -124,6 +126,7 @@ impl Kind {
             Self::CgroupMove { .. } => "cgroup_move",
             Self::Connect(_) => "connect",
             Self::Accept(_) => "accept",
+            Self::SocketReceived(_) => "socket_received",
             Self::Listen(_) => "listen",
             Self::FlowOpen(_) => "flow_open",
             Self::FlowData(_) => "flow_data",
@@ -149,6 +152,7 @@ impl Kind {
         "connect",
         "accept",
         "listen",
+        "socket_received",
         "flow_open",
         "flow_data",
         "flow_close",
@@ -368,9 +372,10 @@ impl Kind {
     pub fn endpoint(&self) -> Option<&Endpoint> {
         match self {
             Self::Connect(connect) => Some(&connect.endpoint),
-            Self::Accept(endpoint) | Self::Listen(endpoint) | Self::FlowOpen(endpoint) => {
-                Some(endpoint)
-            }
+            Self::Accept(endpoint)
+            | Self::SocketReceived(endpoint)
+            | Self::Listen(endpoint)
+            | Self::FlowOpen(endpoint) => Some(endpoint),
             Self::FlowData(data) => Some(&data.endpoint),
             Self::Payload(payload) => Some(&payload.endpoint),
             Self::FlowClose(close) => Some(&close.endpoint),

@@ -276,6 +276,6 @@ mod tests {
             .to_string();
         assert!(error.starts_with("a\\x1bb:2:"), "{error}");
         assert!(!error.contains('\u{1b}'), "{error}");
-        assert!(error.lines().all(|line| line.len() < 200), "{error}");
+        assert!(error.lines().all(|line| line.len() < 300), "{error}");
     }
 }

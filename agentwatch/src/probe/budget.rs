@@ -7,7 +7,7 @@ use agentwatch_common::{
 use anyhow::{Context as _, Result};
 use aya::maps::HashMap;
 
-use super::Probe;
+use super::{Probe, hooks};
 use crate::{event::Stopped, policy::MassDeletion};
 
 impl Probe {
@@ -30,11 +30,25 @@ impl Probe {
             since_ns: [0; 2],
             window_ns: u64::try_from(limits.window.as_nanos()).unwrap_or(u64::MAX),
             workspace: InodeKey { ino, dev, pad: 0 },
+            before: u32::from(self.hold_deletions().is_ok()),
+            pad: 0,
         };
         let mut budgets: HashMap<_, u32, Budget> = self.map("BUDGETS")?.try_into()?;
         budgets
             .insert(agent, budget, 0)
             .context("cannot give the agent its deletion budget")
+    }
+
+    /// Has the security modules ask before a file is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let them: then files are counted when they are gone.
+    pub fn hold_deletions(&mut self) -> Result<()> {
+        for (program, hook) in hooks::DELETIONS {
+            self.hold_lsm(program, hook, true)?;
+        }
+        Ok(())
     }
 
     /// Sets what is left of an agent's budget, at one of its places.
@@ -50,7 +64,9 @@ impl Probe {
         } else {
             place::OUTSIDE
         };
-        budget.left[at] = count(left);
+        // One more at least where the call is still to be made: what is found, is found by it.
+        let least = i64::from(budget.before != 0);
+        budget.left[at] = count(left).max(least);
         // What another process takes between the two calls is not counted: that errs by a few files.
         Ok(budgets.insert(agent, budget, 0)?)
     }

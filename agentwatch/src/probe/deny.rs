@@ -1,31 +1,59 @@
 //! Denial: fills the kernel's maps from a policy, and attaches the programs that refuse.
 
-use std::{fs::File, os::fd::AsFd as _, path::Path};
-
-use agentwatch_common::deny::{
-    Denied, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules, Repeat, RepeatKey, SYSCTL_NAME,
-    SysctlKey, enforce, scope,
-    section::{self, rule},
+use std::{
+    collections::HashSet,
+    fs::File,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
-use agentwatch_common::kind;
-use anyhow::{Context as _, Result};
+
+use agentwatch_common::{
+    deny::{
+        Denied, DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey,
+        PeerRules, Repeat, RepeatKey, SYSCTL_NAME, SysctlKey, enforce, scope,
+        section::{self, rule},
+    },
+    file::LEAF_MAX,
+    kind,
+};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
+    Btf,
     maps::{
         Array, HashMap,
         lpm_trie::{Key, LpmTrie},
     },
     programs::{CgroupAttachMode, Program, ProgramError},
 };
+use bytes::{Bytes, BytesMut};
 
 use super::{
-    Probe, explain,
+    Probe, explain, support,
     tiers::{self, Place, Status},
 };
 use crate::{
     policy::{Need, Node, Policy, Rules},
     source::{header, record},
 };
-use bytes::{Bytes, BytesMut};
+
+/// The LSM programs that are attached, once for all agents.
+#[derive(Default)]
+pub struct LsmState {
+    btf: Option<Arc<Btf>>,
+    attached: HashSet<&'static str>,
+}
+
+impl LsmState {
+    /// The kernel's types, read once.
+    pub(super) fn btf(&mut self) -> Result<&Arc<Btf>> {
+        if self.btf.is_none() {
+            let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
+            self.btf = Some(Arc::new(btf));
+        }
+        self.btf.as_ref().context("just read")
+    }
+}
 
 /// What is in force after [`Probe::enforce`].
 #[derive(Debug, Default)]
@@ -34,6 +62,8 @@ pub struct Enforced {
     pub missing: Vec<(Need, Status)>,
     /// What else its author may want to know.
     pub notes: Vec<String>,
+    /// Why agents may send signals to agentwatch, where the kernel cannot refuse it.
+    pub protection: Option<String>,
 }
 
 impl Enforced {
@@ -63,19 +93,27 @@ impl Probe {
     ///
     /// When there are more rules than the maps hold, or the cgroup cannot be opened. What the kernel
     /// cannot refuse is no error here: the caller knows whether that matters.
-    pub fn enforce(&mut self, agent: u32, cgroup: &Path, policy: &Policy) -> Result<Enforced> {
+    pub fn enforce(
+        &mut self,
+        agent: u32,
+        cgroup: &Path,
+        policy: &Policy,
+        homes: &[PathBuf],
+    ) -> Result<Enforced> {
         let rules = policy.denials().map_err(anyhow::Error::msg)?;
         let mut enforced = Enforced::default();
         self.fill_peers(agent, &rules)?;
         self.fill_devices(agent, policy, &mut enforced)?;
         self.fill_sysctls(agent, policy)?;
+        self.fill_files(agent, policy, homes, &mut enforced)?;
+        self.protect(&mut enforced)?;
         for need in &rules.needs {
-            let status = self.hold(*need, Some(cgroup))?;
+            let status = self.hold(*need, Some(cgroup));
             if status.missing.is_some() {
                 enforced.missing.push((*need, status));
             }
         }
-        if rules.wire.flags & !enforce::OBSERVE != 0 || !rules.needs.is_empty() {
+        if rules.wire.flags != 0 {
             self.set_enforcement(agent, rules.wire)?;
         }
         Ok(enforced)
@@ -97,12 +135,8 @@ impl Probe {
         self.set_enforcement(agent, wire)
     }
 
-    /// How it is with a capability on this kernel, without attaching anything to a cgroup.
-    ///
-    /// # Errors
-    ///
-    /// When the object has no such program.
-    pub fn status(&mut self, need: Need) -> Result<Status> {
+    /// How it is with a capability on this kernel, without attaching anything.
+    pub fn status(&mut self, need: Need) -> Status {
         self.hold(need, None)
     }
 
@@ -122,29 +156,56 @@ impl Probe {
     }
 
     /// Loads the programs of a capability, and attaches those of a cgroup to it.
-    fn hold(&mut self, need: Need, cgroup: Option<&Path>) -> Result<Status> {
+    fn hold(&mut self, need: Need, cgroup: Option<&Path>) -> Status {
         let mut missing = None;
         for hook in tiers::hooks(need) {
             let result = match hook.place {
                 // Loaded with all others, or nothing would be watched.
                 Place::Always => Ok(()),
-                Place::Cgroup => self.hold_cgroup(hook.program, cgroup),
+                Place::Cgroup => self
+                    .hold_cgroup(hook.program, cgroup)
+                    .map_err(|error| explain(&error)),
                 Place::Lsm(name) => self.hold_lsm(hook.program, name, cgroup.is_some()),
             };
             match result {
                 Ok(()) => {}
                 Err(_) if hook.optional => {}
                 Err(error) => {
-                    let reason = explain(&error).to_string();
-                    missing.get_or_insert(format!("{}: {reason}", hook.program));
+                    missing.get_or_insert(error.to_string());
+                    // The others would be refused for the same reason.
+                    break;
                 }
             }
         }
-        Ok(Status {
+        Status {
             capability: tiers::name(need),
             tier: tiers::tier(need),
             missing,
-        })
+        }
+    }
+
+    /// Loads an LSM program, and attaches it if that is wanted and has not been done.
+    pub(super) fn hold_lsm(&mut self, name: &'static str, hook: &str, attach: bool) -> Result<()> {
+        // A program of a module that is not active loads and attaches, and is never asked.
+        support::bpf_lsm_is_active()?;
+        let btf = self.lsm.btf()?.clone();
+        let Program::Lsm(program) = self.program(name)? else {
+            bail!("{name} is no LSM program");
+        };
+        match program.load(hook, &btf) {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+            Err(error) => bail!("{hook}: {}", explain(&error)),
+        }
+        if attach && !self.lsm.attached.contains(name) {
+            let Program::Lsm(program) = self.program(name)? else {
+                bail!("{name} is no LSM program");
+            };
+            program
+                .attach()
+                .map_err(|error| anyhow!("{hook}: {}", explain(&error)))?;
+            self.lsm.attached.insert(name);
+        }
+        Ok(())
     }
 
     fn hold_cgroup(&mut self, name: &str, cgroup: Option<&Path>) -> Result<(), ProgramError> {
@@ -242,6 +303,50 @@ impl Probe {
         Ok(())
     }
 
+    fn fill_files(
+        &mut self,
+        agent: u32,
+        policy: &Policy,
+        homes: &[PathBuf],
+        enforced: &mut Enforced,
+    ) -> Result<()> {
+        if policy.files.is_empty() {
+            return Ok(());
+        }
+        let found = policy.files.resolve(homes);
+        if found.truncated {
+            bail!("files: the patterns stand for more files and folders than the kernel is given");
+        }
+        for path in found.unresolved {
+            enforced.notes.push(format!(
+                "files: {path}: neither it nor its folder is there; nothing is denied for it"
+            ));
+        }
+        let mut map: HashMap<_, DeniedKey, DeniedInode> = self.map("DENIED_INODES")?.try_into()?;
+        for ((dev, ino), denied) in found.inodes {
+            map.insert(DeniedKey { ino, dev, agent }, denied, 0)
+                .context("too many denied files: at most 65536 of all agents")?;
+        }
+        let mut map: HashMap<_, DeniedName, DeniedInode> = self.map("DENIED_NAMES")?.try_into()?;
+        for ((dev, ino, bytes), denied) in found.names {
+            let mut name = [0; LEAF_MAX];
+            name[..bytes.len()].copy_from_slice(&bytes);
+            let folder = DeniedKey { ino, dev, agent };
+            map.insert(DeniedName { folder, name }, denied, 0)
+                .context("too many denied names: at most 65536 of all agents")?;
+        }
+        Ok(())
+    }
+
+    /// Keeps agents' hands off this process, where the kernel can.
+    fn protect(&mut self, enforced: &mut Enforced) -> Result<()> {
+        let mut map: HashMap<_, u32, u8> = self.map("PROTECTED")?.try_into()?;
+        map.insert(std::process::id(), 1, 0)
+            .context("cannot name the protected process")?;
+        enforced.protection = self.hold(Need::Protection, Some(Path::new(""))).missing;
+        Ok(())
+    }
+
     fn fill_sysctls(&mut self, agent: u32, policy: &Policy) -> Result<()> {
         let mut map: LpmTrie<_, SysctlKey, u32> = self.map("DENIED_SYSCTLS")?.try_into()?;
         for (index, sysctl) in policy.sysctl.deny.iter().enumerate() {
@@ -267,10 +372,4 @@ pub fn untold_record(agent: u32, number: u32, repeat: &Repeat, now_ns: u64) -> B
     };
     let header = header(kind::DENIED, agent, repeat.tgid, repeat.start_ns, now_ns);
     record(&mut BytesMut::new(), header, &denied, &[])
-}
-
-impl Probe {
-    fn hold_lsm(&mut self, _: &str, _: &str, _: bool) -> Result<(), ProgramError> {
-        Ok(())
-    }
 }

@@ -43,6 +43,13 @@ pub const PATHS: &[(&str, &str)] = &[
     ("path_truncate", "security_path_truncate"),
 ];
 
+/// LSM programs that hold a call past the deletion budget, and their hooks.
+pub const DELETIONS: &[(&str, &str)] = &[
+    ("hold_unlink", "path_unlink"),
+    ("hold_rename", "path_rename"),
+    ("hold_truncate", "path_truncate"),
+];
+
 /// The tracepoint tier of that.
 pub const INODE_CHANGES: &[(&str, &str)] = &[
     ("inode_ctime_set", "inode_set_ctime_to_ts"),
@@ -106,6 +113,14 @@ pub const SOCKETS: &[SyscallTracepoint] = &[
     SyscallTracepoint {
         program: "accept_exit",
         tracepoint: "sys_exit_accept4",
+    },
+    SyscallTracepoint {
+        program: "recvmsg_enter",
+        tracepoint: "sys_enter_recvmsg",
+    },
+    SyscallTracepoint {
+        program: "recvmsg_exit",
+        tracepoint: "sys_exit_recvmsg",
     },
 ];
 

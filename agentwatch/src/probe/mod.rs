@@ -86,6 +86,8 @@ pub struct Probe {
     ebpf: Ebpf,
     /// What was tried.
     pub capabilities: Vec<Capability>,
+    /// Denial by security modules.
+    lsm: deny::LsmState,
     /// Why the kernel refuses the trampoline tier, if it does.
     pub trampolines_refused: Option<String>,
 }
@@ -102,6 +104,7 @@ impl Probe {
         let mut probe = Self {
             ebpf,
             capabilities: Vec::new(),
+            lsm: deny::LsmState::default(),
             trampolines_refused: None,
         };
         probe.fill_syscalls()?;
@@ -138,7 +141,7 @@ impl Probe {
             let result = self.attach_syscall(hook.program, hook.tracepoint);
             self.note(
                 &format!("tracepoint {}", hook.tracepoint),
-                "listen and accept",
+                "listen, accept, sockets passed between processes",
                 true,
                 result,
             )?;
@@ -565,6 +568,10 @@ fn explain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
         }
         source = cause.source();
     }
+    // Refused before it was looked at.
+    let text_len = text.trim_end().trim_end_matches("Verifier output:").len();
+    text.truncate(text_len);
+    let mut text = text.trim_end_matches([' ', '.']).to_owned();
     if std::env::var_os("AGENTWATCH_VERIFIER_LOG").is_none() && text.lines().count() > 8 {
         let lines: Vec<&str> = text.lines().collect();
         let first = lines.first().copied().unwrap_or_default();

@@ -1,10 +1,7 @@
 //! Which file a call is about: the trampoline tier, else tracepoints.
 
 use anyhow::Result;
-use aya::{
-    Btf,
-    programs::{FEntry, ProgramError},
-};
+use aya::programs::FEntry;
 
 use super::{Probe, hooks};
 
@@ -22,7 +19,7 @@ impl Probe {
             }
             Err(error) => error,
         };
-        self.trampolines_refused = Some(super::explain(&refused).to_string());
+        self.trampolines_refused = Some(format!("{refused:#}"));
         for (program, tracepoint) in hooks::INODE_CHANGES {
             let result = self.attach_raw(program, tracepoint);
             let hook = format!("raw tracepoint {tracepoint}");
@@ -31,16 +28,18 @@ impl Probe {
         Ok(())
     }
 
-    fn attach_trampolines(&mut self) -> Result<(), ProgramError> {
-        let btf = Btf::from_sys_fs()?;
+    fn attach_trampolines(&mut self) -> Result<()> {
+        let btf = self.lsm.btf()?.clone();
         for (program, function) in hooks::PATHS {
             let program: &mut FEntry = self.program(program)?.try_into()?;
-            program.load(function, &btf)?;
+            program
+                .load(function, &btf)
+                .map_err(|error| super::explain(&error))?;
         }
         // Loaded means that the kernel takes trampolines, but for the attaching itself.
         for (name, _) in hooks::PATHS {
             let program: &mut FEntry = self.program(name)?.try_into()?;
-            program.attach()?;
+            program.attach().map_err(|error| super::explain(&error))?;
         }
         Ok(())
     }

@@ -2,10 +2,15 @@
 
 use std::{
     fs,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+};
 
 /// Where tracefs belongs.
 const TRACEFS: &str = "/sys/kernel/tracing";
@@ -85,14 +90,54 @@ pub fn release() -> String {
         .into_owned()
 }
 
-/// The active Linux security modules, empty where the kernel does not say.
-pub fn lsm() -> String {
-    let path = "/sys/kernel/security/lsm";
-    if let Ok(list) = fs::read_to_string(path) {
-        return list.trim().to_owned();
+/// Whether BPF is among the active Linux security modules.
+///
+/// # Errors
+///
+/// When it is not, or the kernel does not show them; the error says what helps.
+pub fn bpf_lsm_is_active() -> Result<()> {
+    let list = lsm();
+    if list.split(',').any(|module| module == "bpf") {
+        return Ok(());
     }
-    // securityfs may just not be mounted: look into a mount of our own that goes away at once.
-    String::new()
+    if list.is_empty() {
+        bail!(
+            "the kernel does not show its security modules; try: mount -t securityfs securityfs \
+             /sys/kernel/security"
+        );
+    }
+    bail!(
+        "bpf is not among the active security modules ({list}); boot with lsm={list},bpf to have it"
+    )
+}
+
+/// The active Linux security modules, empty where the kernel does not say. securityfs need not be
+/// mounted: this looks into a mount that has no place and goes away at once.
+pub fn lsm() -> String {
+    let detached = || -> rustix::io::Result<String> {
+        let context = fsopen("securityfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(context.as_fd())?;
+        let mount = fsmount(
+            context.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )?;
+        let file = openat(
+            &mount,
+            "lsm",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut list = vec![0; 4096];
+        let len = rustix::io::read(&file, &mut list)?;
+        list.truncate(len);
+        Ok(String::from_utf8_lossy(&list).into_owned())
+    };
+    fs::read_to_string("/sys/kernel/security/lsm")
+        .or_else(|_| detached())
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub enum Tier {
     Tracepoint,
     /// Programs of a cgroup: on every kernel.
     Cgroup,
+    /// Programs at the entry of kernel functions.
+    Trampoline,
     /// BPF among the Linux security modules.
     Lsm,
 }
@@ -23,6 +25,7 @@ impl Tier {
         match self {
             Self::Tracepoint => "tracepoint",
             Self::Cgroup => "cgroup",
+            Self::Trampoline => "trampoline",
             Self::Lsm => "lsm",
         }
     }
@@ -63,7 +66,7 @@ pub enum Place {
 }
 
 /// All that can be needed.
-pub const NEEDS: [Need; 13] = [
+pub const NEEDS: [Need; 14] = [
     Need::Connect,
     Need::Bind,
     Need::IpSockets,
@@ -77,6 +80,7 @@ pub const NEEDS: [Need; 13] = [
     Need::Bpf,
     Need::Mount,
     Need::ModuleLoad,
+    Need::Protection,
 ];
 
 /// The stable name of a capability.
@@ -95,6 +99,7 @@ pub fn name(need: Need) -> &'static str {
         Need::Bpf => "deny-bpf",
         Need::Mount => "deny-mount",
         Need::ModuleLoad => "deny-module-load",
+        Need::Protection => "protection",
     }
 }
 
@@ -110,6 +115,7 @@ pub fn asked_by(need: Need) -> &'static str {
         Need::OpenFiles => "files.deny_read, files.deny_write",
         Need::ChangeFiles => "files",
         Need::Ptrace | Need::Bpf | Need::Mount | Need::ModuleLoad => "deny",
+        Need::Protection => "agentwatch itself",
     }
 }
 
@@ -124,7 +130,8 @@ pub fn tier(need: Need) -> Tier {
         | Need::Ptrace
         | Need::Bpf
         | Need::Mount
-        | Need::ModuleLoad => Tier::Lsm,
+        | Need::ModuleLoad
+        | Need::Protection => Tier::Lsm,
     }
 }
 
@@ -133,6 +140,18 @@ const fn hook(program: &'static str, place: Place) -> DenyHook {
         program,
         place,
         optional: false,
+    }
+}
+
+const fn lsm(program: &'static str, name: &'static str) -> DenyHook {
+    hook(program, Place::Lsm(name))
+}
+
+/// One that newer kernels ask in place of another one here.
+const fn since(program: &'static str, name: &'static str) -> DenyHook {
+    DenyHook {
+        optional: true,
+        ..lsm(program, name)
     }
 }
 
@@ -154,6 +173,76 @@ pub fn hooks(need: Need) -> &'static [DenyHook] {
         Need::IpSockets => const { &[hook("sock_create", Place::Cgroup)] },
         Need::Devices => const { &[hook("device", Place::Cgroup)] },
         Need::Sysctl => const { &[hook("sysctl", Place::Cgroup)] },
-        _ => &[],
+        Need::OtherSockets => const { &[lsm("lsm_socket_create", "socket_create")] },
+        Need::Exec => {
+            const {
+                &[
+                    lsm("lsm_bprm_check", "bprm_check_security"),
+                    lsm("lsm_mmap_file", "mmap_file"),
+                ]
+            }
+        }
+        Need::OpenFiles => {
+            const {
+                &[
+                    lsm("lsm_file_open", "file_open"),
+                    lsm("lsm_path_truncate", "path_truncate"),
+                    since("lsm_file_truncate", "file_truncate"),
+                    lsm("lsm_path_chmod", "path_chmod"),
+                    lsm("lsm_path_chown", "path_chown"),
+                    lsm("lsm_path_mknod", "path_mknod"),
+                    lsm("lsm_path_mkdir", "path_mkdir"),
+                    lsm("lsm_path_symlink", "path_symlink"),
+                    lsm("lsm_inode_setxattr", "inode_setxattr"),
+                    since("lsm_inode_set_acl", "inode_set_acl"),
+                ]
+            }
+        }
+        Need::ChangeFiles => {
+            const {
+                &[
+                    lsm("lsm_path_unlink", "path_unlink"),
+                    lsm("lsm_path_rmdir", "path_rmdir"),
+                    lsm("lsm_path_rename", "path_rename"),
+                    lsm("lsm_path_rename_to", "path_rename"),
+                    lsm("lsm_path_link", "path_link"),
+                    lsm("lsm_path_link_to", "path_link"),
+                ]
+            }
+        }
+        Need::Ptrace => {
+            const {
+                &[
+                    lsm("lsm_ptrace", "ptrace_access_check"),
+                    lsm("lsm_ptrace_traceme", "ptrace_traceme"),
+                ]
+            }
+        }
+        Need::Bpf => const { &[lsm("lsm_bpf", "bpf")] },
+        Need::Mount => {
+            const {
+                &[
+                    lsm("lsm_sb_mount", "sb_mount"),
+                    lsm("lsm_move_mount", "move_mount"),
+                ]
+            }
+        }
+        Need::ModuleLoad => {
+            const {
+                &[
+                    lsm("lsm_module_request", "kernel_module_request"),
+                    lsm("lsm_read_file", "kernel_read_file"),
+                    lsm("lsm_load_data", "kernel_load_data"),
+                ]
+            }
+        }
+        Need::Protection => {
+            const {
+                &[
+                    lsm("lsm_task_kill", "task_kill"),
+                    lsm("lsm_ptrace", "ptrace_access_check"),
+                ]
+            }
+        }
     }
 }

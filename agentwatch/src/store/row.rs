@@ -161,7 +161,10 @@ impl Row {
                 self.detail = Some(json!({"moved": moved, "to": to, "to_agent": to_agent}));
             }
             Kind::Connect(connect) => self.endpoint(&connect.endpoint),
-            Kind::Accept(endpoint) | Kind::Listen(endpoint) | Kind::FlowOpen(endpoint) => {
+            Kind::Accept(endpoint)
+            | Kind::SocketReceived(endpoint)
+            | Kind::Listen(endpoint)
+            | Kind::FlowOpen(endpoint) => {
                 self.endpoint(endpoint);
             }
             Kind::FlowData(data) => {

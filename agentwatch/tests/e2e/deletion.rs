@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::{
-    support::{Agent, Place},
+    support::{Agent, Place, program, python},
     tests,
 };
 
@@ -18,6 +18,7 @@ tests! {
     own_build_output;
     what_is_disposable;
     git_checkout_in_the_workspace needs "git";
+    disposable_on_a_terminal needs "/usr/bin/python3";
 }
 
 fn files_below(folder: &std::path::Path) -> Result<usize> {
@@ -161,4 +162,31 @@ fn git_checkout_in_the_workspace() -> Result<()> {
     Agent::new(&place)
         .sh("git checkout -q b && git checkout -q main")?
         .is_quiet()
+}
+
+/// The kernel stops the command at its budget: that is not Ctrl-Z, so agentwatch goes on, and lets the
+/// command go on.
+fn disposable_on_a_terminal() -> Result<()> {
+    let place = Place::new()?;
+    place.tree("other/node_modules", 300)?;
+    let script = "import os, pty, sys\n\
+        os.chdir(sys.argv[2])\n\
+        status = pty.spawn([sys.argv[1], 'run', '--no-history', '--', 'rm', '-rf', sys.argv[3]])\n\
+        sys.exit(os.waitstatus_to_exitcode(status))";
+    let output = python(
+        script,
+        &[
+            &program().display().to_string(),
+            &place.text("work"),
+            &place.text("other/node_modules"),
+        ],
+    )
+    .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{:?}: {said}", output.status);
+    ensure!(
+        !place.path("other/node_modules").exists(),
+        "it is there still: {said}"
+    );
+    Ok(())
 }

@@ -75,7 +75,8 @@ fn main() {
         aliases::TESTS,
         sends::TESTS,
         uring::TESTS,
-        denial::TESTS,
+        denial::network::TESTS,
+        denial::others::TESTS,
     ];
     let trials = all
         .into_iter()

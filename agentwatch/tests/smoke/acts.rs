@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 
-use crate::{ANSWERED, PATIENCE, SENT, myself};
+use crate::{ANSWERED, PATIENCE, SENT, denial, myself};
 
 /// Does what the words say.
 pub fn act(words: &[String]) -> Result<()> {
@@ -27,6 +27,7 @@ pub fn act(words: &[String]) -> Result<()> {
             Ok(())
         }
         ["exchange", address] => exchange(address),
+        ["try", folder] => denial::try_all(Path::new(folder)),
         ["multiply", cgroup] => multiply(Path::new(cgroup)),
         ["wait"] => {
             thread::sleep(PATIENCE);

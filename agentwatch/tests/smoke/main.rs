@@ -3,6 +3,7 @@
 //! nothing else (`cargo xtask vm`).
 
 mod acts;
+mod denial;
 
 use std::{
     ffi::OsString,
@@ -66,6 +67,7 @@ fn main() {
     let unusable = if args.list { None } else { unusable() };
     let trials = TESTS
         .iter()
+        .chain(denial::TESTS)
         .map(|(name, test)| {
             if let Some(reason) = &unusable {
                 eprintln!("skipped {name}: {reason}");

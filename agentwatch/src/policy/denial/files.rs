@@ -76,6 +76,9 @@ impl From<DeniedPath> for Pattern {
     }
 }
 
+/// Which of an inode's rules.
+type Slot = fn(&mut DeniedInode) -> &mut u32;
+
 /// What the patterns stand for on this machine.
 #[derive(Debug, Default)]
 pub struct ResolvedFiles {
@@ -113,7 +116,7 @@ impl Files {
             deny_exec,
         } = self;
         let mut found = ResolvedFiles::default();
-        let lists: [(_, _, fn(&mut DeniedInode) -> &mut u32); 4] = [
+        let lists: [(_, _, Slot); 4] = [
             (deny_read, section::FILES_READ, |inode| &mut inode.read),
             (deny_write, section::FILES_WRITE, |inode| &mut inode.write),
             (deny_delete, section::FILES_DELETE, |inode| {
@@ -136,7 +139,7 @@ impl Files {
 }
 
 impl ResolvedFiles {
-    fn add(&mut self, path: &Path, number: u32, slot: fn(&mut DeniedInode) -> &mut u32) {
+    fn add(&mut self, path: &Path, number: u32, slot: Slot) {
         let mut known = false;
         if let Ok(metadata) = fs::metadata(path) {
             let key = (kernel_device(metadata.dev()), metadata.ino());
@@ -154,7 +157,8 @@ impl ResolvedFiles {
         let folder = path.parent().and_then(|folder| fs::metadata(folder).ok());
         let name = path.file_name().map(|name| name.as_bytes().to_vec());
         match (folder, name) {
-            (Some(folder), Some(name)) if name.len() <= LEAF_MAX => {
+            // With its NUL, and one byte to see that it is not cut.
+            (Some(folder), Some(name)) if name.len() + 1 < LEAF_MAX => {
                 let key = (kernel_device(folder.dev()), folder.ino(), name);
                 if self.names.len() < MAX_INODES || self.names.contains_key(&key) {
                     set(
@@ -223,7 +227,7 @@ fn children(folder: &Path, part: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// `MKDEV` of include/linux/kdev_t.h: 12 bits of major, 20 of minor.
+/// `MKDEV` of `include/linux/kdev_t.h`: 12 bits of major, 20 of minor.
 fn kernel_device(dev: u64) -> u32 {
     (libc::major(dev) << 20) | (libc::minor(dev) & 0xf_ffff)
 }

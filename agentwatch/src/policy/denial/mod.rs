@@ -158,6 +158,8 @@ pub enum Need {
     Mount,
     /// See [`Operation::ModuleLoad`].
     ModuleLoad,
+    /// Signals to agentwatch, and taking hold of it. No policy asks for it: it is there where it can be.
+    Protection,
 }
 
 /// The denials of a policy in the kernel's form, but for what must be looked up on this machine.
@@ -203,7 +205,7 @@ impl super::Policy {
         let Files {
             deny_read,
             deny_write,
-            deny_delete,
+            deny_delete: _,
             deny_exec,
         } = &self.files;
         add(!deny_exec.is_empty(), enforce::FILES, Need::Exec);
@@ -214,7 +216,6 @@ impl super::Policy {
         );
         // What may not be read or written may not be moved to where it could be.
         add(!self.files.is_empty(), enforce::FILES, Need::ChangeFiles);
-        let _ = deny_delete;
         for (index, kind) in self.sockets.deny.iter().enumerate() {
             let at = kind.index();
             if wire.sockets[at] == Wire::ALLOWED {
@@ -232,6 +233,7 @@ impl super::Policy {
             if wire.operations[at] == Wire::ALLOWED {
                 wire.operations[at] = short(index, "deny")?;
             }
+            wire.flags |= enforce::OPERATIONS;
             needs.insert(match operation {
                 Operation::Ptrace => Need::Ptrace,
                 Operation::Bpf => Need::Bpf,
@@ -277,6 +279,7 @@ pub fn rule_name(rule: u32) -> String {
         section::FILES_DELETE => "files.deny_delete",
         section::FILES_EXEC => "files.deny_exec",
         section::OPERATIONS => "deny",
+        section::FILES_TOO_DEEP => return "files (deeper than can be followed)".to_owned(),
         section::PROTECTION => return "protection".to_owned(),
         _ => return format!("rule {rule:#x}"),
     };
@@ -325,7 +328,12 @@ mod tests {
         );
         assert_eq!(
             rules.wire.flags,
-            enforce::OBSERVE | enforce::CONNECT | enforce::BIND | enforce::SOCKETS | enforce::FILES
+            enforce::OBSERVE
+                | enforce::CONNECT
+                | enforce::BIND
+                | enforce::SOCKETS
+                | enforce::FILES
+                | enforce::OPERATIONS
         );
         assert_eq!(rules.wire.sockets[socket::RAW], 1);
         assert_eq!(rules.wire.sockets[socket::PACKET], 0);

@@ -76,7 +76,7 @@ pub struct Peer {
 /// Every port, also of protocols that have none.
 const ALL_PORTS: (u16, u16) = (0, u16::MAX);
 
-/// Protocols by name. The kernel's programs take 1 for ICMPv6 too.
+/// Protocols by name. The kernel's programs take 1 for `ICMPv6` too.
 const PROTOCOLS: [(&str, u8); 4] = [("tcp", 6), ("udp", 17), ("icmp", 1), ("sctp", 132)];
 
 impl TryFrom<String> for Peer {
@@ -109,10 +109,10 @@ impl TryFrom<String> for Peer {
             network => Some(parse_prefix(rest, network)?),
         };
         Ok(Self {
+            text,
             protocol,
             prefix,
             ports,
-            text,
         })
     }
 }

@@ -32,9 +32,8 @@ impl TryFrom<String> for Sysctl {
             return Err(format!("`{text}`: before `*` comes a dot"));
         }
         // sysctl(8): where a slash is the first separator, a dot belongs to a name.
-        let mut key = if name.find('/') < name.find('.') && name.contains('/') {
-            name.as_bytes().to_vec()
-        } else if name.contains('/') && !name.contains('.') {
+        let first = name.find(['.', '/']).map(|at| &name[at..=at]);
+        let mut key = if first == Some("/") {
             name.as_bytes().to_vec()
         } else {
             name.replace('.', "/").into_bytes()

@@ -1,4 +1,4 @@
-//! Denial: what the policy does not allow fails with EPERM, and is told.
+//! Peers, own addresses, quarantine.
 
 use std::{fs, process::Stdio};
 
@@ -8,11 +8,12 @@ use agentwatch::{
     probe::{Options, Probe},
     source::Source,
 };
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
+use super::{TRY, is_denied, run, went};
 use crate::{
-    support::{Agent, Background, Cgroup, Outcome, Place, echo, port, python, until},
+    support::{Background, Cgroup, Place, echo, port, python, until},
     tests,
 };
 
@@ -21,97 +22,8 @@ tests! {
     datagrams_connected_and_not needs "/usr/bin/python3";
     only_what_is_allowed needs "/usr/bin/python3";
     own_addresses needs "/usr/bin/python3";
-    kinds_of_sockets needs "/usr/bin/python3";
     packets_of_raw_sockets_and_icmp needs "/usr/bin/python3";
-    devices needs "/usr/bin/python3";
-    sysctls needs "/usr/bin/python3";
-    observed_only needs "/usr/bin/python3";
-    a_flood_of_attempts needs "/usr/bin/python3";
     quarantine_cuts_what_is_open needs "/usr/bin/python3";
-    what_cannot_be_refused_is_an_error needs "true";
-}
-
-/// What every script begins with: `t` prints a name and how it went.
-const TRY: &str = "
-import socket as S, errno, os
-def t(name, f):
-    try: f(); print(name, 'ok', flush=True)
-    except OSError as e: print(name, errno.errorcode.get(e.errno, str(e)), flush=True)
-def conn(a, p, kind=1):
-    s = S.socket(10 if ':' in a else 2, kind); s.settimeout(5); s.connect((a, p)); s.close()
-def send(a, p, family=0):
-    s = S.socket(family or (10 if ':' in a else 2), 2); s.sendto(b'x', (a, p)); s.close()
-def bind(a, p):
-    s = S.socket(10 if ':' in a else 2, 1); s.bind((a, p)); s.close()
-";
-
-/// Runs a script under a policy; what it printed, by name.
-fn run(place: &Place, policy: &str, script: &str) -> Result<(Outcome, Vec<(String, String)>)> {
-    let head = "apiVersion: agentwatch/v1\nkind: Policy\n";
-    let policy = place.file("policy.yaml", &format!("{head}{policy}"))?;
-    let script = place.file("work/script.py", &format!("{TRY}{script}"))?;
-    let outcome = Agent::new(place)
-        .with("--policy", &policy)
-        .run(&["/usr/bin/python3", &script])?;
-    ensure!(outcome.status == Some(0), "{}", outcome.stderr);
-    ensure!(
-        outcome.account["events"]["lost"] == serde_json::json!([]),
-        "lost: {}",
-        outcome.account["events"]
-    );
-    let words = outcome.stdout.lines().filter_map(|l| l.split_once(' '));
-    let said = words.map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
-    Ok((outcome, said))
-}
-
-/// It went as it should: each that is named.
-fn went(said: &[(String, String)], expected: &[(&str, &str)]) -> Result<()> {
-    let said: Vec<(&str, &str)> = said.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
-    ensure!(said == expected, "{said:?} is not {expected:?}");
-    Ok(())
-}
-
-/// The denials: operation, what about, rule.
-fn denials(outcome: &Outcome) -> Result<Vec<(String, String, String)>> {
-    let text = |event: &Value, name: &str| event["detail"][name].as_str().unwrap_or("").to_owned();
-    let events = outcome.events("denied")?;
-    for event in &events {
-        ensure!(
-            event["result"] == -1 && event["pid"].as_u64() > Some(0),
-            "{event}"
-        );
-    }
-    Ok(events
-        .iter()
-        .map(|e| (text(e, "operation"), text(e, "target"), text(e, "rule")))
-        .collect())
-}
-
-fn is_denied(outcome: &Outcome, expected: &[(&str, &str, &str)]) -> Result<()> {
-    let told = denials(outcome)?;
-    let told: Vec<(&str, &str, &str)> = told
-        .iter()
-        .map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str()))
-        .collect();
-    ensure!(told == expected, "{told:#?} is not {expected:#?}");
-    // One finding for each rule.
-    let mut rules: Vec<&str> = expected.iter().map(|(_, _, rule)| *rule).collect();
-    rules.sort_unstable();
-    rules.dedup();
-    ensure!(
-        outcome.findings.len() == rules.len(),
-        "{:#?}",
-        outcome.findings
-    );
-    for finding in &outcome.findings {
-        ensure!(
-            finding["detector"] == "policy-violation"
-                && finding["severity"] == "medium"
-                && finding["response"]["taken"] == "alert",
-            "{finding}"
-        );
-    }
-    Ok(())
 }
 
 fn connections_over_ipv4_ipv6_and_mapped() -> Result<()> {
@@ -293,34 +205,6 @@ fn own_addresses() -> Result<()> {
     )
 }
 
-fn kinds_of_sockets() -> Result<()> {
-    let place = Place::new()?;
-    let script = "t('tcp', lambda: S.socket(2, 1))\n\
-                  t('udp6', lambda: S.socket(10, 2))\n\
-                  t('raw', lambda: S.socket(2, 3, 1))\n\
-                  t('raw6', lambda: S.socket(10, 3, 58))\n\
-                  t('unix', lambda: S.socket(1, 1))\n";
-    let (outcome, said) = run(&place, "sockets: {deny: [raw, udp]}\n", script)?;
-    went(
-        &said,
-        &[
-            ("tcp", "ok"),
-            ("udp6", "EPERM"),
-            ("raw", "EPERM"),
-            ("raw6", "EPERM"),
-            ("unix", "ok"),
-        ],
-    )?;
-    is_denied(
-        &outcome,
-        &[
-            ("socket", "inet6 dgram 17", "sockets.deny[1]"),
-            ("socket", "inet raw 1", "sockets.deny[0]"),
-            ("socket", "inet6 raw 58", "sockets.deny[0]"),
-        ],
-    )
-}
-
 /// A raw socket names its peer in the packet: no other program sees that.
 fn packets_of_raw_sockets_and_icmp() -> Result<()> {
     let place = Place::new()?;
@@ -360,129 +244,6 @@ fn packets_of_raw_sockets_and_icmp() -> Result<()> {
     Ok(())
 }
 
-fn devices() -> Result<()> {
-    let place = Place::new()?;
-    let node = place.text("node");
-    let policy = "devices: {deny: ['/dev/zero r', 'c 1:8 m']}\n";
-    let script = format!(
-        "t('read', lambda: open('/dev/zero', 'rb').close())\n\
-         t('write', lambda: open('/dev/zero', 'wb').close())\n\
-         t('mknod', lambda: os.mknod('{node}', 0o20600, os.makedev(1, 8)))\n\
-         t('mknod-other', lambda: os.mknod('{node}', 0o20600, os.makedev(1, 5)))\n\
-         t('by-another-name', lambda: open('{node}', 'rb').close())\n\
-         t('null', lambda: open('/dev/null', 'rb').close())\n"
-    );
-    let (outcome, said) = run(&place, policy, &script)?;
-    went(
-        &said,
-        &[
-            ("read", "EPERM"),
-            ("write", "ok"),
-            ("mknod", "EPERM"),
-            ("mknod-other", "ok"),
-            ("by-another-name", "EPERM"),
-            ("null", "ok"),
-        ],
-    )?;
-    is_denied(
-        &outcome,
-        &[
-            ("device", "c 1:5 r", "devices.deny[0]"),
-            ("device", "c 1:8 m", "devices.deny[1]"),
-            ("device", "c 1:5 r", "devices.deny[0]"),
-        ],
-    )
-}
-
-/// Each is written with the value that it has.
-fn sysctls() -> Result<()> {
-    let place = Place::new()?;
-    let policy = "sysctl: {deny: [kernel.printk_ratelimit, 'net.ipv4.*']}\n";
-    let script = "def write(name):\n\
-                  \x20   path = '/proc/sys/' + name\n\
-                  \x20   value = open(path, 'rb').read()\n\
-                  \x20   f = os.open(path, os.O_WRONLY)\n\
-                  \x20   try: os.write(f, value)\n\
-                  \x20   finally: os.close(f)\n\
-                  for name in ['kernel/printk_ratelimit', 'kernel/printk_ratelimit_burst',\n\
-                  \x20            'net/ipv4/ip_default_ttl', 'net/core/somaxconn']:\n\
-                  \x20   t(name, lambda: write(name))\n";
-    let (outcome, said) = run(&place, policy, script)?;
-    went(
-        &said,
-        &[
-            ("kernel/printk_ratelimit", "EPERM"),
-            ("kernel/printk_ratelimit_burst", "ok"),
-            ("net/ipv4/ip_default_ttl", "EPERM"),
-            ("net/core/somaxconn", "ok"),
-        ],
-    )?;
-    is_denied(
-        &outcome,
-        &[
-            ("sysctl", "kernel/printk_ratelimit", "sysctl.deny[0]"),
-            ("sysctl", "net/ipv4/ip_default_ttl", "sysctl.deny[1]"),
-        ],
-    )
-}
-
-fn observed_only() -> Result<()> {
-    let place = Place::new()?;
-    let port = port();
-    let _server = echo(port)?;
-    let policy = format!(
-        "mode: observe\nnetwork: {{deny: ['127.0.0.1'], bind: {{default: deny}}}}\n\
-         sockets: {{deny: [raw]}}\ndevices: {{deny: [/dev/zero]}}\n"
-    );
-    let script = format!(
-        "t('connect', lambda: conn('127.0.0.1', {port}))\n\
-         t('bind', lambda: bind('127.0.0.1', 0))\n\
-         t('raw', lambda: S.socket(2, 3, 1))\n\
-         t('device', lambda: open('/dev/zero', 'rb').close())\n"
-    );
-    let (outcome, said) = run(&place, &policy, &script)?;
-    ensure!(said.iter().all(|(_, how)| how == "ok"), "{said:?}");
-    let events = outcome.events("denied")?;
-    let told: Vec<&str> = events
-        .iter()
-        .filter_map(|e| e["detail"]["operation"].as_str())
-        .collect();
-    ensure!(told == ["connect", "bind", "socket", "device"], "{told:?}");
-    ensure!(
-        events
-            .iter()
-            .all(|e| e["detail"]["verdict"] == "would_deny" && e["result"] == 0),
-        "{events:#?}"
-    );
-    // What passed is told as always.
-    ensure!(outcome.events("connect")?.len() == 1, "no connect");
-    Ok(())
-}
-
-fn a_flood_of_attempts() -> Result<()> {
-    let place = Place::new()?;
-    let script = "n = 0\n\
-                  for _ in range(5000):\n\
-                  \x20   try: conn('127.0.0.1', 9)\n\
-                  \x20   except PermissionError: n += 1\n\
-                  print('refused', n)\n";
-    let (outcome, said) = run(&place, "network: {deny: ['*']}\n", script)?;
-    went(&said, &[("refused", "5000")])?;
-    let events = outcome.events("denied")?;
-    let counted: u64 = events
-        .iter()
-        .map(|e| 1 + e["detail"]["repeats"].as_u64().unwrap_or(0))
-        .sum();
-    ensure!(counted == 5000, "{counted} are told of");
-    ensure!(events.len() < 500, "{} events", events.len());
-    ensure!(
-        (1..=5).contains(&outcome.findings.len()),
-        "{} findings",
-        outcome.findings.len()
-    );
-    Ok(())
-}
-
 /// By the library: `agentwatch run` has no word for it yet.
 fn quarantine_cuts_what_is_open() -> Result<()> {
     let place = Place::new()?;
@@ -499,7 +260,7 @@ fn quarantine_cuts_what_is_open() -> Result<()> {
     let guard = runtime.enter();
     let mut probe = Probe::load(&Options::DEFAULT)?;
     let mut source = Source::new(probe.take_rings()?)?;
-    let enforced = probe.enforce(1, &cgroup.0, &policy)?;
+    let enforced = probe.enforce(1, &cgroup.0, &policy, &[])?;
     ensure!(enforced.missing.is_empty(), "{}", enforced.explain());
     let id = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&cgroup.0)?);
     probe.watch(1, &cgroup.0, id)?;
@@ -577,51 +338,4 @@ fn quarantine_cuts_what_is_open() -> Result<()> {
         ensure!(told.contains(&wanted), "no {wanted:?} in {told:?}");
     }
     Ok(())
-}
-
-/// Where security modules cannot be had. Where they can be, `smoke.rs` tests them.
-fn what_cannot_be_refused_is_an_error() -> Result<()> {
-    let place = Place::new()?;
-    let asks =
-        "apiVersion: agentwatch/v1\nkind: Policy\ndeny: [mount]\nsockets: {deny: [packet]}\n";
-    let policy = place.file("policy.yaml", asks)?;
-    let agent = Agent::new(&place).with("--policy", &policy);
-    let outcome = agent.run(&["true"])?;
-    if outcome.status == Some(0) {
-        // This kernel can.
-        return Ok(());
-    }
-    ensure!(outcome.status == Some(125), "{:?}", outcome.status);
-    for part in [
-        "the policy denies what this kernel cannot refuse",
-        "deny (deny-mount) needs lsm",
-        "sockets.deny (deny-other-sockets) needs lsm",
-        "best_effort",
-    ] {
-        ensure!(
-            outcome.stderr.contains(part),
-            "no {part:?}: {}",
-            outcome.stderr
-        );
-    }
-    place.file("policy.yaml", &format!("{asks}enforcement: best_effort\n"))?;
-    let outcome = agent.run(&["true"])?;
-    ensure!(outcome.status == Some(0), "{}", outcome.stderr);
-    ensure!(
-        outcome
-            .stderr
-            .contains("not in force here: sockets.deny (deny-other-sockets)"),
-        "{}",
-        outcome.stderr
-    );
-    place.file("policy.yaml", &format!("{asks}mode: observe\n"))?;
-    let outcome = agent.run(&["true"])?;
-    if outcome.status != Some(0) {
-        bail!("observing needs nothing: {}", outcome.stderr);
-    }
-    outcome
-        .stderr
-        .contains("would deny is not told here")
-        .then_some(())
-        .context("nothing was said")
 }
