@@ -7,6 +7,7 @@ mod demo;
 mod outcome;
 mod setup;
 mod test;
+mod verifier;
 mod vm;
 mod workspace;
 
@@ -30,10 +31,13 @@ enum Verb {
     Build(build::Args),
     /// Sets up, then runs every check and test.
     Test(test::Args),
-    /// Runs the smoke test in a virtual machine with another kernel.
+    /// Runs the tests in virtual machines with other kernels.
     Vm(vm::Args),
     /// Measures what watching costs, beside running without; see BENCHMARKS.md.
     Bench(bench::Args),
+    /// Prints the size of each kernel program on this kernel and others, and compares it with what is
+    /// stored.
+    Verifier(verifier::Args),
     /// Sets up, builds, and shows an agent with a reverse tunnel being found and killed.
     Demo,
 }
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => Ok(test::run(&args)),
         Verb::Vm(args) => vm::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Verifier(args) => verifier::run(&args),
         Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

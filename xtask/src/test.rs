@@ -12,7 +12,9 @@ use crate::{
     bpf,
     outcome::{Outcome, Tally},
     setup::{self, Group},
-    vm, workspace,
+    verifier::{self, Verdicts},
+    vm::{Cell, Lsm, Matrix},
+    workspace,
 };
 
 /// What `test` can be told.
@@ -44,7 +46,7 @@ pub fn run(args: &Args) -> ExitCode {
         }
         steps.run("test", run_tests);
         if !(args.fast || args.no_vm) {
-            steps.run("vm", |tally| vm::smoke(vm::DEFAULT_KERNEL, false, tally));
+            steps.run("vm", run_vms);
         }
     }
     steps.finish()
@@ -139,6 +141,32 @@ fn run_tests(tally: &mut Tally) -> Result<Outcome> {
     let status = child.wait().context("waiting for cargo test")?;
     if !status.success() {
         bail!("cargo test failed ({status})");
+    }
+    Ok(Outcome::Passed)
+}
+
+/// The kernels that are booted each time; the others by name (`cargo xtask vm --kernel`).
+const VMS: [(&str, Lsm); 3] = [
+    ("6.1", Lsm::With),
+    ("6.1", Lsm::Without),
+    ("6.12", Lsm::With),
+];
+
+/// Runs the tests on other kernels, and asks their verifiers and this machine's.
+fn run_vms(tally: &mut Tally) -> Result<Outcome> {
+    let mut verdicts: Vec<Verdicts> = verifier::of_host(tally)?.into_iter().collect();
+    if let Some(matrix) = Matrix::build()?.or_skip(tally) {
+        for (version, lsm) in VMS {
+            let cell = Cell {
+                version: version.to_owned(),
+                lsm,
+            };
+            verdicts.extend(matrix.test(&cell, false, tally));
+        }
+    }
+    verifier::judge(&verdicts, tally)?;
+    if tally.failed > 0 {
+        bail!("{} failed; see above", tally.failed);
     }
     Ok(Outcome::Passed)
 }

@@ -10,6 +10,7 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod tree;
+pub mod verifier;
 mod words;
 
 use std::{
@@ -44,6 +45,7 @@ enum Verb {
     Report(report::ReportArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
+    Verifier(verifier::VerifierArgs),
 }
 
 /// How something is written.
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Verb::Report(args) => report::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Verifier(args) => verifier::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("agentwatch: {error:#}");

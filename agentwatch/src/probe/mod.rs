@@ -7,12 +7,13 @@ pub mod deny;
 pub mod hooks;
 mod leave;
 pub mod offsets;
+mod parallel;
 mod paths;
 pub mod seed;
 pub mod support;
 pub mod syscalls;
 pub mod tiers;
-mod verify;
+pub mod verifier;
 
 use std::{
     fs::File,
@@ -101,34 +102,7 @@ impl Probe {
     /// When the kernel refuses something without which nothing can be watched.
     pub fn load(options: &Options) -> Result<Self> {
         support::ensure_tracefs()?;
-        // Both read all of the kernel's types, which takes a while: aya for itself.
-        let (layout, btf) = std::thread::scope(|scope| {
-            let btf = scope.spawn(|| Btf::from_sys_fs().ok().map(Arc::new));
-            let layout = offsets::read(Path::new(offsets::BTF));
-            (layout, btf.join().ok().flatten())
-        });
-        let layout = layout?;
-        let config = Config {
-            send_all_reads: u32::from(options.send_all_reads),
-            uring_cqe: u32::from(layout.uring_cqe),
-            ..Config::DEFAULT
-        };
-        let mut loader = EbpfLoader::new();
-        loader
-            .btf(btf.as_deref())
-            .override_global("OFFSETS", &layout.offsets, true)
-            .override_global("CONFIG", &config, true)
-            .override_global(aya_log::LEVEL, &options.kernel_log, true);
-        if let Some(bytes) = options.bulk_bytes {
-            loader.map_max_entries("EVENTS_BULK", bytes);
-        }
-        if let Some(bytes) = options.prio_bytes {
-            loader.map_max_entries("EVENTS_PRIO", bytes);
-        }
-        let ebpf = loader
-            .load(OBJECT)
-            .map_err(|error| explain(&error))
-            .context("the kernel does not take agentwatch's programs")?;
+        let (ebpf, layout, btf) = open(options)?;
         let mut probe = Self {
             ebpf,
             capabilities: Vec::new(),
@@ -236,7 +210,7 @@ impl Probe {
 
     fn attach_raw(&mut self, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
         let program = self.program(program)?;
-        verify::load(program)?;
+        parallel::load(program)?;
         let program: &mut RawTracePoint = program.try_into()?;
         program.attach(tracepoint)?;
         Ok(())
@@ -244,7 +218,7 @@ impl Probe {
 
     fn attach_syscall(&mut self, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
         let program = self.program(program)?;
-        verify::load(program)?;
+        parallel::load(program)?;
         let program: &mut TracePoint = program.try_into()?;
         program.attach("syscalls", tracepoint)?;
         Ok(())
@@ -252,7 +226,7 @@ impl Probe {
 
     fn load_cgroup_programs(&mut self) -> Result<()> {
         for name in hooks::CGROUP {
-            let result = self.program(name).and_then(verify::load);
+            let result = self.program(name).and_then(parallel::load);
             self.note(&format!("cgroup program {name}"), "flows", true, result)?;
         }
         Ok(())
@@ -461,6 +435,40 @@ impl Probe {
             .take_map(name)
             .ok_or_else(|| anyhow!("the kernel object has no map {name}"))
     }
+}
+
+/// The object with its maps made and its globals set, no program of it loaded yet; and the kernel's types,
+/// where aya can read them.
+fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
+    // Both read all of the kernel's types, which takes a while: aya for itself.
+    let (layout, btf) = std::thread::scope(|scope| {
+        let btf = scope.spawn(|| Btf::from_sys_fs().ok().map(Arc::new));
+        let layout = offsets::read(Path::new(offsets::BTF));
+        (layout, btf.join().ok().flatten())
+    });
+    let layout = layout?;
+    let config = Config {
+        send_all_reads: u32::from(options.send_all_reads),
+        uring_cqe: u32::from(layout.uring_cqe),
+        ..Config::DEFAULT
+    };
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(btf.as_deref())
+        .override_global("OFFSETS", &layout.offsets, true)
+        .override_global("CONFIG", &config, true)
+        .override_global(aya_log::LEVEL, &options.kernel_log, true);
+    if let Some(bytes) = options.bulk_bytes {
+        loader.map_max_entries("EVENTS_BULK", bytes);
+    }
+    if let Some(bytes) = options.prio_bytes {
+        loader.map_max_entries("EVENTS_PRIO", bytes);
+    }
+    let ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| explain(&error))
+        .context("the kernel does not take agentwatch's programs")?;
+    Ok((ebpf, layout, btf))
 }
 
 /// What `source.rs` reads.

@@ -15,6 +15,10 @@ fn is_optional(structure: &str) -> bool {
     structure.starts_with("io_")
 }
 
+/// Members that some kernels call otherwise: since Linux 7 the union of `struct dentry` that begins with
+/// `d_alias` has no name.
+const OTHERWISE: &[(&str, &str, &str)] = &[("dentry", "d_u", "d_alias")];
+
 /// What the running kernel's BTF tells.
 pub struct Layout {
     /// Where the members of its structures are.
@@ -51,9 +55,16 @@ pub fn read(path: &Path) -> Result<Layout> {
         .collect();
     let mut missing = Vec::new();
     let offsets = Offsets::from_fn(|structure, member| {
+        let other = OTHERWISE
+            .iter()
+            .find(|(of, name, _)| (*of, *name) == (structure, member))
+            .map(|(_, _, other)| *other);
         let found = structures
             .get(structure)
-            .and_then(|id| types.offset_of(*id, member).ok())
+            .and_then(|id| {
+                let names = [Some(member), other].into_iter().flatten();
+                names.flat_map(|name| types.offset_of(*id, name)).next()
+            })
             .and_then(|(_, offset)| match offset {
                 Offset::ByteOffset(bytes) => Some(bytes),
                 Offset::BitOffsetAndSize(bits, _) => (bits % 8 == 0).then_some(bits / 8),

@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    io::{self, Read as _, Seek as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -16,6 +16,9 @@ use rustix::{
 };
 
 use crate::event::ProcessKey;
+
+/// How long killing one by one may take.
+const ONE_BY_ONE: Duration = Duration::from_secs(2);
 
 /// The cgroup of an agent, which may be acted upon.
 #[derive(Debug, Clone)]
@@ -147,21 +150,51 @@ impl AgentCgroup {
     pub fn kill(&self) -> Result<()> {
         self.refuse_protected()?;
         let file = self.path.join("cgroup.kill");
-        match fs::write(&file, "1") {
+        // Not `fs::write`: to make a file in a cgroup is forbidden, which would hide that there is none.
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .open(&file)
+            .and_then(|mut file| file.write_all(b"1"));
+        match written {
             Ok(()) => Ok(()),
             Err(error) if is_gone(&error) || is_threaded(&error) => self.kill_one_by_one(),
             Err(error) => Err(error).with_context(|| format!("cannot write {}", file.display())),
         }
     }
 
-    /// Before Linux 5.14 there is no `cgroup.kill`: freeze, so that nothing forks, then kill each.
-    /// SIGKILL ends a frozen process too.
-    fn kill_one_by_one(&self) -> Result<()> {
+    /// Kills each process in it, as before Linux 5.14, where there is no `cgroup.kill`: freezes it, so
+    /// that nothing forks, and kills until it is empty. SIGKILL ends a frozen process too.
+    ///
+    /// # Errors
+    ///
+    /// When it is protected, the kernel refuses, or something is still there after two seconds.
+    pub fn kill_one_by_one(&self) -> Result<()> {
         self.freeze(true)?;
-        for pid in self.processes()? {
-            kill(ProcessKey { pid, start_ns: 0 });
-        }
-        self.freeze(false)
+        let end = Instant::now() + ONE_BY_ONE;
+        let result = loop {
+            let pids = match self.processes() {
+                Ok(pids) => pids,
+                Err(error) => break Err(error),
+            };
+            for pid in pids {
+                // Not what was moved in since it was looked at.
+                if !self.protected.contains(&pid) {
+                    kill(ProcessKey { pid, start_ns: 0 });
+                }
+            }
+            // Again: a fork may have been under way when it froze.
+            if self.wait_empty(Duration::from_millis(20)) {
+                break Ok(());
+            }
+            if Instant::now() > end {
+                break Err(anyhow!(
+                    "{} is not empty {} s after all in it were killed",
+                    self.path.display(),
+                    ONE_BY_ONE.as_secs()
+                ));
+            }
+        };
+        result.and(self.freeze(false))
     }
 
     /// Freezes it and everything below, or lets it run again.

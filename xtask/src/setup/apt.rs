@@ -99,9 +99,22 @@ pub fn install(packages: &[&Package]) -> Result<()> {
 
 /// Takes one file out of a package, with nothing installed; `to` is in the cache folder.
 pub fn unpack_file(package: &str, find: fn(&Path) -> bool, to: &Path) -> Result<()> {
+    let mut apt = Command::new("apt-get");
+    // apt's own user cannot write into a home folder.
+    apt.args(["-o", "APT::Sandbox::User=root"]);
+    unpack_file_with(apt, package, find, to)
+}
+
+/// The same, with an `apt-get` that has options of its own.
+pub fn unpack_file_with(
+    apt: Command,
+    package: &str,
+    find: fn(&Path) -> bool,
+    to: &Path,
+) -> Result<()> {
     let dir = cache_dir()?.join(format!("unpack-{}", process::id()));
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let result = download(package, &dir).and_then(|()| {
+    let result = download(apt, package, &dir).and_then(|()| {
         let from = find_file(&dir, find)?.with_context(|| format!("{package} lacks the file"))?;
         // All or nothing, so that a file in the cache is always whole.
         fs::rename(&from, to).with_context(|| format!("moving it to {}", to.display()))
@@ -111,27 +124,9 @@ pub fn unpack_file(package: &str, find: fn(&Path) -> bool, to: &Path) -> Result<
     result.with_context(|| format!("unpacking Debian's package {package}"))
 }
 
-/// The names of known packages that begin with `prefix`.
-pub fn known_names(prefix: &str) -> Result<Vec<String>> {
-    let printed = workspace::output(Command::new("apt-cache").args(["pkgnames", prefix]))?;
-    Ok(printed.lines().map(str::to_owned).collect())
-}
-
-/// Refreshes apt's lists, for root only.
-pub fn update() -> Result<()> {
-    if workspace::is_root()? {
-        apt(&["update"])
-    } else {
-        Ok(())
-    }
-}
-
 /// Downloads a package and unpacks it below `dir`.
-fn download(package: &str, dir: &Path) -> Result<()> {
-    let mut apt = Command::new("apt-get");
-    // apt's own user cannot write into a home folder.
-    apt.args(["-qq", "-o", "APT::Sandbox::User=root", "download", package])
-        .current_dir(dir);
+fn download(mut apt: Command, package: &str, dir: &Path) -> Result<()> {
+    apt.args(["-qq", "download", package]).current_dir(dir);
     workspace::run(apt.stdout(Stdio::null()))?;
     let is_package = |path: &Path| path.extension().is_some_and(|extension| extension == "deb");
     let file = find_file(dir, is_package)?.context("apt-get downloaded nothing")?;

@@ -1,4 +1,4 @@
-//! What the machine boots: a kernel from Debian's package, and an initrd made here.
+//! The initrd: busybox, and the programs under test.
 
 use std::{
     fs,
@@ -9,44 +9,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::programs::Program;
 use crate::{
     setup::{self, apt},
     workspace,
 };
 
 const INIT: &str = include_str!("init.sh");
-
-/// The newest kernel of this version, from the cache or else from Debian's package.
-pub fn kernel(version: &str) -> Result<PathBuf> {
-    let dir = cache_dir()?;
-    let prefix = format!("vmlinuz-{version}.");
-    let cached = fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
-    let cached = cached.filter(|path| name_of(path).starts_with(&prefix));
-    if let Some(kernel) = cached.max_by_key(|path| numbers(&name_of(path))) {
-        return Ok(kernel);
-    }
-    if !workspace::has_program("apt-get") {
-        bail!("kernels come from Debian's packages, and this machine has no apt-get");
-    }
-    let mut package = package(version)?;
-    if package.is_none() {
-        apt::update()?;
-        package = self::package(version)?;
-    }
-    let Some(package) = package else {
-        bail!(
-            "apt's sources have no linux-image-{version}.…-cloud-amd64; add the Debian suite that has it"
-        );
-    };
-    println!("vm: fetching {package}");
-    let kernel = dir.join(package.replacen("linux-image-", "vmlinuz-", 1));
-    apt::unpack_file(
-        &package,
-        |path| name_of(path).starts_with("vmlinuz-"),
-        &kernel,
-    )?;
-    Ok(kernel)
-}
 
 /// A static busybox.
 pub fn busybox() -> Result<PathBuf> {
@@ -63,7 +32,7 @@ pub fn busybox() -> Result<PathBuf> {
 }
 
 /// Packs busybox and the programs, with their libraries, into an initrd.
-pub fn initrd(dir: &Path, busybox: &Path, programs: &[(&Path, &str)]) -> Result<PathBuf> {
+pub fn initrd(dir: &Path, busybox: &Path, programs: &[Program]) -> Result<PathBuf> {
     let root = dir.join("root");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
@@ -75,9 +44,12 @@ pub fn initrd(dir: &Path, busybox: &Path, programs: &[(&Path, &str)]) -> Result<
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     }
     copy(busybox, &root.join("bin/busybox"))?;
-    for (program, name) in programs {
-        copy(program, &root.join("bin").join(name))?;
-        for library in libraries(program)? {
+    for Program { path, name } in programs {
+        let place = root.join("bin").join(name);
+        copy(path, &place)?;
+        // Of an unoptimised program nine tenths are for debuggers.
+        workspace::run(Command::new("strip").arg("--strip-debug").arg(&place))?;
+        for library in libraries(path)? {
             let place = library.strip_prefix("/").unwrap_or(&library);
             copy(&library, &root.join(place))?;
         }
@@ -153,47 +125,9 @@ fn archive(root: &Path, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The package of the newest kernel of this version that apt knows.
-fn package(version: &str) -> Result<Option<String>> {
-    let names = apt::known_names(&format!("linux-image-{version}."))?;
-    let names = names
-        .into_iter()
-        .filter(|name| name.ends_with("-cloud-amd64"));
-    Ok(names.max_by_key(|name| numbers(name)))
-}
-
-fn cache_dir() -> Result<PathBuf> {
+/// Where kernels and busybox are kept.
+pub fn cache_dir() -> Result<PathBuf> {
     let dir = setup::cache_dir()?.join("vm");
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     Ok(dir)
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
-}
-
-/// The numbers in a name, to order versions by.
-fn numbers(name: &str) -> Vec<u64> {
-    name.split(|c: char| !c.is_ascii_digit())
-        .filter_map(|digits| digits.parse().ok())
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::numbers;
-
-    #[test]
-    fn versions_are_ordered_by_number() {
-        let newest = [
-            "linux-image-6.1.0-9-cloud-amd64",
-            "linux-image-6.1.0-56-cloud-amd64",
-        ]
-        .into_iter()
-        .max_by_key(|name| numbers(name));
-        assert_eq!(newest, Some("linux-image-6.1.0-56-cloud-amd64"));
-    }
 }

@@ -2,9 +2,8 @@
 //! agent, the servers and the visitors at once. So they run in a virtual machine too, where there is
 //! nothing else (`cargo xtask vm`).
 
-#[path = "smoke/denial.rs"]
+mod acts;
 mod denial;
-#[path = "smoke/kill.rs"]
 mod kill;
 
 use std::{
@@ -21,6 +20,7 @@ use std::{
 
 use agentwatch::{
     probe::{Options, Probe, support},
+    respond::cgroup::AgentCgroup,
     source::Source,
 };
 use agentwatch_common::loss::Tally;
@@ -50,12 +50,13 @@ const TESTS: &[(&str, Test)] = &[
     ("bytes_of_flows", bytes_of_flows),
     ("the_sum_of_losses", the_sum_of_losses),
     ("nothing_lost", nothing_lost),
+    ("killed_one_by_one", killed_one_by_one),
 ];
 
 fn main() {
     let mut words = std::env::args().skip(1);
     if words.next().as_deref() == Some(AGENT) {
-        if let Err(error) = act(&words.collect::<Vec<_>>()) {
+        if let Err(error) = acts::act(&words.collect::<Vec<_>>()) {
             eprintln!("{error:?}");
             std::process::exit(1);
         }
@@ -109,69 +110,6 @@ fn agentwatch(args: &[&str]) -> Command {
     command.args(args).stdin(Stdio::null());
     command
 }
-
-// What this program does as an agent.
-
-fn act(words: &[String]) -> Result<()> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
-        ["exit", status] => std::process::exit(status.parse()?),
-        ["relay", outer, inner] => relay(outer, inner),
-        ["remove", folder] => {
-            for entry in fs::read_dir(folder)? {
-                fs::remove_file(entry?.path())?;
-            }
-            Ok(())
-        }
-        ["kill", ref words @ ..] => kill::act(words),
-        ["exchange", address] => exchange(address),
-        ["try", folder] => denial::try_all(Path::new(folder)),
-        ["load", cgroup, folder] => load(Path::new(cgroup), Path::new(folder)),
-        _ => bail!("what is {words:?}?"),
-    }
-}
-
-/// Connects out; what comes from there goes to a service inside, and its answers go back.
-fn relay(outer: &str, inner: &str) -> Result<()> {
-    let mut outside = TcpStream::connect(outer)?;
-    let mut bytes = [0; 4096];
-    let n = outside.read(&mut bytes)?;
-    let mut inside = TcpStream::connect(inner)?;
-    inside.write_all(&bytes[..n])?;
-    loop {
-        let n = inside.read(&mut bytes)?;
-        outside.write_all(&bytes[..n])?;
-        let n = outside.read(&mut bytes)?;
-        if n == 0 {
-            return Ok(());
-        }
-        inside.write_all(&bytes[..n])?;
-    }
-}
-
-fn exchange(address: &str) -> Result<()> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(&vec![b'x'; SENT])?;
-    stream.shutdown(std::net::Shutdown::Write)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    ensure!(answer.len() == ANSWERED, "{} bytes", answer.len());
-    Ok(())
-}
-
-/// Enters a cgroup, then makes and removes thousands of files.
-fn load(cgroup: &Path, folder: &Path) -> Result<()> {
-    fs::write(cgroup.join("cgroup.procs"), "0")?;
-    let file = folder.join("file");
-    for _ in 0..FILES {
-        File::create(&file)?;
-        fs::remove_file(&file)?;
-    }
-    Ok(())
-}
-
-/// How many [`load`] makes.
-const FILES: u64 = 4000;
 
 // Running agentwatch.
 
@@ -576,9 +514,34 @@ fn nothing_lost() -> Result<()> {
     let (tally, came) = counted("keeps", &Options::DEFAULT, true)?;
     ensure!(tally.lost.iter().all(|n| *n == 0), "{:?}", tally.lost);
     ensure!(
-        tally.emitted == came && came >= 2 * FILES,
+        tally.emitted == came && came >= 2 * acts::FILES,
         "{came} of {}",
         tally.emitted
+    );
+    Ok(())
+}
+
+/// What kernels before 5.14 need, on all of them.
+fn killed_one_by_one() -> Result<()> {
+    let cgroup = Cgroup::new("one-by-one")?;
+    let agent = AgentCgroup::adopt(cgroup.0.clone())?;
+    let command = myself(&["multiply", &cgroup.0.display().to_string()])?;
+    let mut child = Guarded(
+        Command::new(&command[0])
+            .args(&command[1..])
+            .stdin(Stdio::null())
+            .spawn()?,
+    );
+    let end = Instant::now() + PATIENCE;
+    while agent.processes()?.len() < 10 {
+        ensure!(Instant::now() < end, "the agent does not multiply");
+        thread::sleep(Duration::from_millis(5));
+    }
+    agent.kill_one_by_one()?;
+    ensure!(agent.is_empty(), "left: {:?}", agent.processes()?);
+    ensure!(
+        child.wait().is_err(),
+        "the agent ended by itself instead of by a signal"
     );
     Ok(())
 }
