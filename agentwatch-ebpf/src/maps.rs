@@ -12,7 +12,7 @@ use agentwatch_common::{
     flow::{FlowKey, FlowState, Trigger},
     loss::{CounterKey, Read, Share},
     offsets::Offsets,
-    tag::Task,
+    tag::{Protected, Task},
 };
 use aya_ebpf::{
     Global,
@@ -194,6 +194,12 @@ pub static DENIED_INODES: HashMap<DeniedKey, DeniedInode> =
 pub static DENIED_NAMES: HashMap<DeniedName, DeniedInode> =
     HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
-/// Process ids that agents may not touch: agentwatch's own.
+/// Process id → a process that is no agent's, whoever moves it where: agentwatch, pid 1 and what agentwatch
+/// was started by. Filled by userspace; full, the farthest ancestors are left out.
 #[map]
-pub static PROTECTED: HashMap<u32, u8> = HashMap::with_max_entries(16, BPF_F_NO_PREALLOC);
+pub static PROTECTED: HashMap<u32, Protected> = HashMap::with_max_entries(64, BPF_F_NO_PREALLOC);
+
+/// Agents whose process dies on the spot when it takes one of those hostage. Filled by userspace for the
+/// agents that it watches, which it refuses to overfill.
+#[map]
+pub static DEFENDED: HashMap<u32, u8> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);

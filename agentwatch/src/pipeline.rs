@@ -30,6 +30,8 @@ pub trait Sink {
     fn finding(&mut self, finding: &Finding);
     /// The cgroup that may be acted upon, `None` in a replay.
     fn cgroup(&self) -> Option<&AgentCgroup>;
+    /// Moves out of the agent's cgroup what is never acted upon: somebody has moved it in.
+    fn free_hostages(&mut self);
     /// Lets a process go on that the kernel stopped, with so much more budget for its agent.
     fn resume(&mut self, event: &Event, stopped: Stopped, left: u64);
     /// The agent's processes that are alive; asked once its cgroup is empty.
@@ -74,6 +76,12 @@ impl Pipeline {
     fn take(&mut self, mut event: Event, sink: &mut impl Sink) {
         event.domain = self.world.domain(&event);
         let before = self.world.observe(&event);
+        if let Kind::CgroupMove {
+            protected: true, ..
+        } = event.kind
+        {
+            sink.free_hostages();
+        }
         let found = self
             .detectors
             .observe(&event, before, &self.world, &self.policy);
@@ -114,6 +122,13 @@ impl Pipeline {
         let limits = self.policy.detectors.mass_deletion;
         let acts = self.policy.mode == Mode::Enforce && limits.action >= Action::Kill;
         (limits.enabled && acts).then_some(limits)
+    }
+
+    /// Whether the kernel is to kill at once who takes agentwatch hostage.
+    pub fn defends(&self) -> bool {
+        let tampering = self.policy.detectors.monitor_tampering;
+        let acts = self.policy.mode == Mode::Enforce && tampering.action >= Action::Kill;
+        tampering.enabled && acts
     }
 
     fn finding(&self, event: &Event, detection: Detection, response: Response) -> Finding {

@@ -118,6 +118,9 @@ impl Session {
             let workspace = workspace.as_deref().and_then(device_inode);
             probe.budget(AGENT, &limits, workspace)?;
         }
+        if session.pipeline.defends() {
+            probe.defend(AGENT)?;
+        }
         session.enforce(&mut probe, &homes)?;
         probe.watch(AGENT, session.cgroup.path(), session.cgroup.id)?;
         session.take_in_members(&mut probe)?;
@@ -384,6 +387,12 @@ impl Sink for Outlet<'_> {
 
     fn cgroup(&self) -> Option<&AgentCgroup> {
         Some(self.cgroup)
+    }
+
+    fn free_hostages(&mut self) {
+        if let Err(error) = self.cgroup.free_hostages() {
+            self.notices.write(&format!("agentwatch: {error:#}\n"));
+        }
     }
 
     fn resume(&mut self, event: &Event, stopped: Stopped, left: u64) {

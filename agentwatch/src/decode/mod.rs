@@ -127,6 +127,7 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
                 moved,
                 to,
                 to_agent,
+                protected: flags & flag::PROTECTED != 0,
             }
         }
         kind::CONNECT => Kind::Connect(Box::new(flow::connect(reader)?)),

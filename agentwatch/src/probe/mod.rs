@@ -6,6 +6,7 @@ pub mod calls;
 pub mod deny;
 pub mod hooks;
 mod leave;
+mod log;
 pub mod offsets;
 mod parallel;
 mod paths;
@@ -41,6 +42,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 
+pub use self::log::KernelLog;
+use self::log::Stderr;
 use offsets::Layout;
 
 /// The kernel programs, compiled by build.rs.
@@ -110,6 +113,7 @@ impl Probe {
             trampolines_refused: None,
         };
         probe.fill_syscalls()?;
+        probe.name_protected()?;
         let trampolines = probe.attach_trampolines();
         probe.verify(trampolines.is_ok());
         probe.attach_host()?;
@@ -528,31 +532,6 @@ impl Rings {
             opens_write: get(counter::OPENS_WRITE),
         }
     }
-}
-
-/// The kernel programs' own diagnostics.
-pub struct KernelLog(EbpfLogger<Stderr>);
-
-impl KernelLog {
-    /// Prints what there is.
-    pub fn flush(&mut self) {
-        self.0.flush();
-    }
-}
-
-/// Prints the kernel programs' diagnostics.
-struct Stderr;
-
-impl log::Log for Stderr {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        eprintln!("agentwatch: kernel: {}: {}", record.level(), record.args());
-    }
-
-    fn flush(&self) {}
 }
 
 /// A name as the kernel programs look it up.

@@ -162,8 +162,14 @@ impl Row {
                 moved,
                 to,
                 to_agent,
+                protected,
             } => {
-                self.detail = Some(json!({"moved": moved, "to": to, "to_agent": to_agent}).into());
+                self.detail = Some(
+                    json!({
+                        "moved": moved, "to": to, "to_agent": to_agent, "protected": protected,
+                    })
+                    .into(),
+                );
             }
             Kind::Connect(connect) => self.endpoint(&connect.endpoint),
             Kind::Accept(endpoint)
