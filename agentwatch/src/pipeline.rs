@@ -18,6 +18,8 @@ pub struct Pipeline {
     /// What is known by now.
     pub world: World,
     detectors: Detectors,
+    /// Kept between records, so that its memory is.
+    path: String,
     /// Records that could not be decoded: made by another version, or damaged.
     pub undecodable: u64,
 }
@@ -45,17 +47,23 @@ impl Pipeline {
             policy,
             world: World::default(),
             detectors: Detectors::default(),
+            path: String::new(),
             undecodable: 0,
         }
     }
 
     /// Takes one record all the way.
     pub fn step(&mut self, record: &Bytes, sink: &mut impl Sink) {
+        // The kernel looks at the last components of a path only; the policy at all of it.
+        if decode::plain_read(record, &mut self.path) && !self.policy.sensitive.matches(&self.path)
+        {
+            return;
+        }
         let Ok(event) = decode::decode(record) else {
             self.undecodable += 1;
             return;
         };
-        // The kernel looks at the last components of a path only; the policy at all of it.
+        // The same where the path is not the kernel's.
         if let Kind::File(file) = &event.kind
             && file.op == FileOp::Open
             && !file.write

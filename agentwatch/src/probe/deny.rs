@@ -119,7 +119,7 @@ impl Probe {
         self.fill_devices(agent, policy, &mut enforced)?;
         self.fill_sysctls(agent, policy)?;
         self.fill_files(agent, policy, homes, &mut enforced)?;
-        self.protect(&mut enforced)?;
+        self.protect(&mut enforced);
         for need in &rules.needs {
             let status = self.hold(*need, Some(cgroup));
             if status.missing.is_some() {
@@ -379,9 +379,8 @@ impl Probe {
     }
 
     /// Keeps agents' hands off this process, where the kernel can.
-    fn protect(&mut self, enforced: &mut Enforced) -> Result<()> {
+    fn protect(&mut self, enforced: &mut Enforced) {
         enforced.protection = self.hold(Need::Protection, Some(Path::new(""))).missing;
-        Ok(())
     }
 
     fn fill_sysctls(&mut self, agent: u32, policy: &Policy) -> Result<()> {
