@@ -128,7 +128,11 @@ pub static COUNTERS: PerCpuHashMap<CounterKey, u64> = PerCpuHashMap::with_max_en
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// When this CPU woke userspace last for bulk records, `CLOCK_BOOTTIME` nanoseconds.
+/// Where in the urgent ring the last record ends that did not wake userspace.
+#[map]
+pub static LAZY: Array<u64> = Array::with_max_entries(1, 0);
+
+/// When this CPU woke userspace last for records that can wait, `CLOCK_BOOTTIME` nanoseconds.
 #[map]
 pub static LAST_WAKEUP: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 

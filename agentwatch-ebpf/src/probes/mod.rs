@@ -9,6 +9,7 @@ pub mod file;
 pub mod head;
 pub mod hold;
 pub mod inode;
+pub mod open;
 pub mod packet;
 pub mod passed;
 pub mod path;

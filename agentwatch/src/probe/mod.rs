@@ -27,9 +27,10 @@ use std::{
 use agentwatch_common::{
     call::CallRow,
     config::Config,
-    file::{InodeKey, LEAF_MAX, NameKey, Syscall},
+    file::{InodeKey, LEAF_MAX, NameKey, Syscall, op},
     flow::{FlowKey, FlowState},
     loss::{CounterKey, Read, Share, Tally, counter},
+    offsets::Offsets,
     tag::Task,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -37,8 +38,10 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuHashMap, RingBuf},
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint, TracePoint,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType, RawTracePoint,
+        TracePoint,
     },
+    sys::{BpfHelper, is_helper_supported},
 };
 use aya_log::EbpfLogger;
 
@@ -91,6 +94,8 @@ pub struct Probe {
     ebpf: Ebpf,
     /// What was tried.
     pub capabilities: Vec<Capability>,
+    /// Opens need no tracepoint at their entry.
+    args_at_exit: bool,
     /// Denial by security modules.
     lsm: deny::LsmState,
     /// Why the kernel refuses the trampoline tier, if it does.
@@ -111,6 +116,7 @@ impl Probe {
             capabilities: Vec::new(),
             lsm: deny::LsmState::new(btf),
             trampolines_refused: None,
+            args_at_exit: args_at_exit(&layout),
         };
         probe.fill_syscalls()?;
         probe.name_protected()?;
@@ -166,7 +172,11 @@ impl Probe {
             )?;
         }
         for row in syscalls::rows() {
-            for (program, prefix) in hooks::FILES {
+            let opens = row.call.op == op::OPEN;
+            for (program, prefix) in if opens { hooks::OPENS } else { hooks::FILES } {
+                if opens && prefix == hooks::ENTER && self.args_at_exit {
+                    continue;
+                }
                 let tracepoint = format!("{prefix}{}", row.name);
                 let result = self.attach_syscall(program, &tracepoint);
                 // A kernel older than the call has no tracepoint for it, and nobody can call it.
@@ -441,6 +451,13 @@ impl Probe {
     }
 }
 
+/// Whether the kernel programs can read the arguments of a system call at its exit.
+fn args_at_exit(layout: &Layout) -> bool {
+    let helper = BpfHelper::BPF_FUNC_task_pt_regs;
+    layout.offsets.regs_arg0 != Offsets::MISSING
+        && is_helper_supported(ProgramType::TracePoint, helper).unwrap_or(false)
+}
+
 /// The object with its maps made and its globals set, no program of it loaded yet; and the kernel's types,
 /// where aya can read them.
 fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
@@ -454,6 +471,7 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
     let config = Config {
         send_all_reads: u32::from(options.send_all_reads),
         uring_cqe: u32::from(layout.uring_cqe),
+        args_at_exit: u32::from(args_at_exit(&layout)),
         ..Config::DEFAULT
     };
     let mut loader = EbpfLoader::new();
