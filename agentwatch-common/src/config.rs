@@ -15,7 +15,7 @@ pub struct Config {
     /// 1: the tracepoint at the end of an io_uring request passes a `struct io_uring_cqe` (since
     /// 6.12). 0: it passes the result itself.
     pub uring_cqe: u32,
-    /// 1: the arguments of an open are read at its exit, from the caller's registers, which are saved as
+    /// 1: the arguments of calls that are not looked at in between are read at their exit, from the caller's registers, which are saved as
     /// they were at entry (`bpf_task_pt_regs`, since 5.15). 0: at its entry.
     pub args_at_exit: u32,
 }

@@ -52,6 +52,16 @@ pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(65536, BPF_F_NO
 #[map]
 pub static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(8192, 0);
 
+/// How many calls upon files the agents are in, now (`IN_FLIGHT_CALLS`), and whether any of their processes
+/// deletes through io_uring (`IN_FLIGHT_URING`): where both are 0, as nearly always, nobody else pays for
+/// looking into [`PENDING`].
+#[map]
+pub static IN_FLIGHT: Array<u64> = Array::with_max_entries(2, 0);
+/// See [`IN_FLIGHT`].
+pub const IN_FLIGHT_CALLS: u32 = 0;
+/// See [`IN_FLIGHT`].
+pub const IN_FLIGHT_URING: u32 = 1;
+
 /// Flows that are open. Full: counted as `LOST_FLOWS_FULL`; the flow's bytes are not seen, its
 /// connect and accept are.
 #[map]

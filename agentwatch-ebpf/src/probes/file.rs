@@ -9,6 +9,7 @@ use agentwatch_common::{
     tag::Task,
 };
 use aya_ebpf::{
+    bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str},
     programs::TracePointContext,
 };
@@ -21,7 +22,7 @@ use crate::{
         path::{self, INODE_WORDS, Inode, Path, UNTOUCHED},
         read, task,
     },
-    maps::{PENDING, PIECE_MAX, SYSCALLS},
+    maps::{IN_FLIGHT, IN_FLIGHT_CALLS, PENDING, PIECE_MAX, SYSCALLS},
     tag,
 };
 
@@ -153,12 +154,28 @@ pub fn enter(ctx: &TracePointContext) {
         return;
     };
     let pending = Pending::new(own, &call, |index| argument(ctx, index));
-    if PENDING
-        .insert(&bpf_get_current_pid_tgid(), &pending, 0)
-        .is_err()
-    {
-        emit::count(own.agent, counter::EMITTED);
-        emit::count(own.agent, counter::LOST_CALLS_FULL);
+    begin(&pending);
+}
+
+/// Remembers a call until its exit.
+#[inline(always)]
+pub fn begin(call: &Pending) {
+    let id = bpf_get_current_pid_tgid();
+    if PENDING.insert(&id, call, BPF_NOEXIST.into()).is_ok() {
+        in_flight(1);
+    } else if PENDING.insert(&id, call, 0).is_err() {
+        // Full; else one that never returned was there.
+        emit::count(call.task.agent, counter::EMITTED);
+        emit::count(call.task.agent, counter::LOST_CALLS_FULL);
+    }
+}
+
+/// Adds to the number of calls that are in flight.
+#[inline(always)]
+fn in_flight(calls: u64) {
+    if let Some(number) = IN_FLIGHT.get_ptr_mut(IN_FLIGHT_CALLS) {
+        // SAFETY: a word of a map.
+        unsafe { emit::add(number, calls) };
     }
 }
 
@@ -210,7 +227,9 @@ pub fn entered<'a>() -> Option<&'a Pending> {
 /// Forgets the call.
 #[inline(always)]
 pub fn done() {
-    let _ = PENDING.remove(&bpf_get_current_pid_tgid());
+    if PENDING.remove(&bpf_get_current_pid_tgid()).is_ok() {
+        in_flight(u64::MAX);
+    }
 }
 
 /// `sys_exit_*` of the others.

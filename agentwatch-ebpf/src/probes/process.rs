@@ -7,10 +7,11 @@ use agentwatch_common::{
 };
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
 
+use super::file;
 use crate::{
     emit::{self, Way},
     kernel::{self, task},
-    maps::{CALLS, PENDING, RECEIVING, TASKS, TRIGGERS},
+    maps::{CALLS, RECEIVING, TASKS, TRIGGERS},
     tag,
 };
 
@@ -66,7 +67,7 @@ pub fn exit(ctx: &RawTracePointContext) {
     let current: u64 = ctx.arg(0);
     // A thread that is killed never returns from its call.
     let id = bpf_get_current_pid_tgid();
-    let _ = PENDING.remove(&id);
+    file::done();
     let _ = CALLS.remove(&id);
     let _ = RECEIVING.remove(&id);
     if !task::is_last_thread(current) {

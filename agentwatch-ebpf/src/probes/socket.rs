@@ -3,11 +3,10 @@
 use agentwatch_common::{
     flow::{Endpoint, direction, state},
     kind,
-    loss::counter,
     tag::Task,
 };
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_get_socket_cookie},
+    helpers::bpf_get_socket_cookie,
     programs::{SockContext, TracePointContext},
 };
 
@@ -19,7 +18,7 @@ use super::{
 use crate::{
     emit::{self, Way},
     kernel::{sock, task},
-    maps::{FLOWS, OWNERS, PENDING},
+    maps::{FLOWS, OWNERS},
     tag,
 };
 
@@ -31,13 +30,7 @@ pub fn listen_enter(ctx: &TracePointContext) {
     };
     // The first argument is where the result is at exit.
     let call = Pending::on_fd(own, file::result(ctx) as i32);
-    if PENDING
-        .insert(&bpf_get_current_pid_tgid(), &call, 0)
-        .is_err()
-    {
-        emit::count(own.agent, counter::EMITTED);
-        emit::count(own.agent, counter::LOST_CALLS_FULL);
-    }
+    file::begin(&call);
 }
 
 /// `sys_exit_listen`

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{config, offset, read, task},
-    maps::{PIECE_MAX, URING, URING_DELETES},
+    maps::{IN_FLIGHT, IN_FLIGHT_URING, PIECE_MAX, URING, URING_DELETES},
     tag,
 };
 
@@ -99,6 +99,7 @@ pub fn submit(ctx: &RawTracePointContext) {
             let names = names(request, opcode);
             if names.op == op::UNLINK || names.op == op::RENAME {
                 let _ = URING_DELETES.insert(&tag::tgid(), &1, 0);
+                let _ = IN_FLIGHT.set(IN_FLIGHT_URING, 1, 0);
             }
             tell(&own, request, &names);
             entry.told = 1;

@@ -143,7 +143,7 @@ pub const URING: &str = "files and connections through io_uring";
 pub const OTHER_CALLS: &str = "sockets, credentials, namespaces, ptrace, bpf";
 
 /// Programs at both ends of every call of [`super::calls`].
-pub const CALLS: [(&str, &str); 2] = [("call_enter", "sys_enter_"), ("call_exit", "sys_exit_")];
+pub const CALLS: [(&str, &str); 2] = [("call_enter", ENTER), ("call_exit", EXIT)];
 
 /// Programs that are attached to each agent's cgroup.
 pub const CGROUP: &[&str] = &[

@@ -192,6 +192,9 @@ impl Probe {
         // A kernel may be built without a call (modules, kexec): then nobody can make it.
         for row in calls::rows().filter(|row| support::has_call(row.name)) {
             for (program, prefix) in hooks::CALLS {
+                if prefix == hooks::ENTER && self.args_at_exit {
+                    continue;
+                }
                 let tracepoint = format!("{prefix}{}", row.name);
                 let result = self.attach_syscall(program, &tracepoint);
                 self.note(
