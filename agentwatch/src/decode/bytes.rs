@@ -1,7 +1,7 @@
 //! Reading wire structures and strings out of a record.
 
 use super::DecodeError;
-use crate::text::{escape, escape_into};
+use crate::text::{escape, escape_into, plain};
 
 /// A wire structure.
 ///
@@ -72,9 +72,16 @@ pub fn reversed_path_into(out: &mut String, bytes: &[u8], cut: bool) {
         out.push('…');
     }
     let start = out.len();
-    for component in bytes.rsplit(|b| *b == b'/').filter(|c| !c.is_empty()) {
-        out.push('/');
-        escape_into(out, component);
+    if let Some(text) = plain(bytes) {
+        for component in text.rsplit('/').filter(|c| !c.is_empty()) {
+            out.push('/');
+            out.push_str(component);
+        }
+    } else {
+        for component in bytes.rsplit(|b| *b == b'/').filter(|c| !c.is_empty()) {
+            out.push('/');
+            escape_into(out, component);
+        }
     }
     if out.len() == start {
         out.push('/');

@@ -235,11 +235,9 @@ fn inode(touched: &Touched) -> Option<Inode> {
 /// The path that a name means below a base (leaf first), without `.` and `..`. Symbolic links are
 /// not followed: nothing here may look at a file system.
 fn join(base: &[u8], name: &[u8], cut: bool) -> String {
-    let mut parts: Vec<&[u8]> = base
-        .split(|b| *b == b'/')
-        .rev()
-        .filter(|c| !c.is_empty())
-        .collect();
+    // A path of this length has no more parts, mostly: so it is allocated once.
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(16);
+    parts.extend(base.rsplit(|b| *b == b'/').filter(|c| !c.is_empty()));
     for component in name.split(|b| *b == b'/') {
         match component {
             b"" | b"." => {}
