@@ -91,8 +91,9 @@ pub struct FileOp {
     /// mknod, and open of a device: the device, in the kernel's encoding (mknod: the user's). chown:
     /// the group.
     pub extra: u32,
-    /// Zero.
-    pub pad2: u32,
+    /// 0: the record tells of one call. Else it stands for so many that were not told one by one: see
+    /// [`Thinned`].
+    pub repeats: u32,
     /// One of [`op`].
     pub op: u16,
     /// Bytes of the path in the tail.
@@ -150,7 +151,46 @@ pub mod state {
     pub const BASE_RESOLVED: u32 = 1 << 10;
     /// The same of `base2` and `name2`.
     pub const BASE2_RESOLVED: u32 = 1 << 11;
+    /// What repeats this open within a window is counted in [`super::Thinned`], and told by a record of
+    /// the source's.
+    pub const THINNED: u32 = 1 << 12;
 }
+
+/// How long opens that repeat one are only counted after that one was sent, nanoseconds.
+pub const THIN_WINDOW_NS: u64 = 1_000_000_000;
+
+/// Which opens are one to who looks at them: of one process, of one file, in one way.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ThinKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Start of the process, `CLOCK_BOOTTIME` nanoseconds.
+    pub start_ns: u64,
+    /// Device, in the kernel's encoding.
+    pub dev: u32,
+    /// The process.
+    pub tgid: u32,
+    /// The agent.
+    pub agent: u32,
+    /// The flags of the call.
+    pub flags: u32,
+}
+
+const _: () = assert!(size_of::<ThinKey>() == 32);
+
+/// Opens that were not told one by one. The kernel only adds to `swallowed`, and userspace only reads it
+/// and tells what is new: so none is told twice or never, whoever adds meanwhile.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Thinned {
+    /// When the last one was sent, `CLOCK_BOOTTIME` nanoseconds.
+    pub at_ns: u64,
+    /// How many were not, in all.
+    pub swallowed: u64,
+}
+
+const _: () = assert!(size_of::<Thinned>() == 16);
 
 /// How to read the arguments of a system call: one row of the table that userspace fills, so that a
 /// call is added without a new program. Indices of arguments, [`Syscall::NONE`] for none.
@@ -225,4 +265,4 @@ pub struct InodeKey {
 
 const _: () = assert!(size_of::<InodeKey>() == 16);
 
-crate::pod!(Syscall, InodeKey);
+crate::pod!(Syscall, InodeKey, ThinKey, Thinned);

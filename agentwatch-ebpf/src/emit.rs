@@ -354,9 +354,9 @@ impl<T> Builder<T> {
         unsafe { (&raw mut (*self.scratch).pos).write_volatile(pos as u64) };
     }
 
-    /// Sends the record.
+    /// Sends the record; whether it is on its way. What is not has been counted.
     #[inline(always)]
-    pub fn send(self, way: Way) {
+    pub fn send(self, way: Way) -> bool {
         let (record, pos) = (self.record(), self.position());
         // SAFETY: as in `new`.
         let header = unsafe { &mut (*record).header };
@@ -383,16 +383,19 @@ impl<T> Builder<T> {
             && !has_room(share, agent, way == Way::Prio, len as u64)
         {
             count(agent, counter::LOST_SHARE_FULL);
-            return;
+            return false;
         }
         // SAFETY: a ring buffer map, and `len` bytes of the scratch memory, which is larger.
         let result =
             unsafe { bpf_ringbuf_output(to.cast_mut().cast(), record.cast(), len as u64, wakeup) };
         if result != 0 {
             count(agent, lost);
-        } else if let Some(share) = share {
+            return false;
+        }
+        if let Some(share) = share {
             charge(share, way == Way::Prio, len as u64);
         }
+        true
     }
 }
 

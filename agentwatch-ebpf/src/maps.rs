@@ -8,7 +8,7 @@ use agentwatch_common::{
         DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules,
         Repeat, RepeatKey, SysctlKey,
     },
-    file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall},
+    file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall, ThinKey, Thinned},
     flow::{FlowKey, FlowState, Trigger},
     loss::{CounterKey, Read, Share},
     offsets::Offsets,
@@ -96,6 +96,16 @@ pub static BUDGETS: HashMap<u32, Budget> = HashMap::with_max_entries(1024, BPF_F
 /// then, and userspace, which remembers more, lets the process go on.
 #[map]
 pub static OWN: LruHashMap<OwnKey, u8> = LruHashMap::with_max_entries(65536, 0);
+
+/// Opens that were sent a short while ago, and how often each has been repeated since. Userspace takes
+/// out what is old, once a second. Full: what is not in it is not thinned.
+#[map]
+pub static THINNED: HashMap<ThinKey, Thinned> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Agents whose policy wants every open told by itself. Filled by userspace; there are no more agents
+/// than it has room for.
+#[map]
+pub static UNTHINNED: HashMap<u32, u8> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
 /// Requests of io_uring that are in flight, by their address. Full: counted as `LOST_CALLS_FULL`.
 #[map]

@@ -118,6 +118,7 @@ impl Session {
             let workspace = workspace.as_deref().and_then(device_inode);
             probe.budget(AGENT, &limits, workspace)?;
         }
+        probe.thin(AGENT, session.pipeline.policy().events.thin)?;
         session.enforce(&mut probe, &homes)?;
         probe.watch(AGENT, session.cgroup.path(), session.cgroup.id)?;
         session.take_in_members(&mut probe)?;
@@ -222,6 +223,8 @@ impl Session {
             log.flush();
         }
         self.source.drain(&mut self.batch);
+        self.source
+            .repeats(respond::now_ns(), false, &mut self.batch);
         self.flow()?;
         self.say_if_not_stored();
         Ok(())
@@ -313,6 +316,7 @@ impl Session {
         }
         self.source.drain(&mut self.batch);
         let now = respond::now_ns();
+        self.source.repeats(now, true, &mut self.batch);
         if let Some(probe) = &mut self.probe {
             for (rule, repeat) in probe.untold(AGENT)? {
                 self.batch

@@ -13,7 +13,7 @@ use aya_ebpf::{
     programs::TracePointContext,
 };
 
-use super::budget;
+use super::{budget, thin};
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
@@ -273,14 +273,27 @@ pub fn opened(own: &Task, fd: i32, flags: u32, asked_mode: u32, bits: u32) {
         },
     );
     let inode: u64 = read(opened, offset!(file_inode)).unwrap_or(0);
+    let kind = read::<u16>(inode, offset!(inode_mode)).unwrap_or(0);
+    let device = device(kind, inode);
+    let made = mode & FMODE_CREATED != 0;
+    let plain = write && !made && flags & O_TRUNC == 0 && device == 0 && bits == 0;
+    let thin = if plain && !config::send_all_reads() {
+        thin::key(own, inode, flags)
+    } else {
+        None
+    };
+    if let Some(key) = &thin
+        && thin::repeats(key)
+    {
+        return;
+    }
     let Some(path) = Path::of_file(opened) else {
         return;
     };
-    let kind = read::<u16>(inode, offset!(inode_mode)).unwrap_or(0);
-    let device = device(kind, inode);
     if !write && device == 0 && !config::send_all_reads() && !is_sensitive(&path, inode) {
         return;
     }
+    let thin = thin.filter(|_| thin::is_wanted(own.agent) && !is_sensitive(&path, inode));
     let Some(out) = Builder::<FileOp>::new(kind::FILE, own) else {
         return;
     };
@@ -297,7 +310,10 @@ pub fn opened(own: &Task, fd: i32, flags: u32, asked_mode: u32, bits: u32) {
     } else {
         state::SENSITIVE
     };
-    if mode & FMODE_CREATED != 0 {
+    if thin.is_some() {
+        file.state |= state::THINNED;
+    }
+    if made {
         file.state |= state::CREATED;
         if let Some(key) = path::inode_key(inode) {
             budget::made(own.agent, key);
@@ -308,12 +324,15 @@ pub fn opened(own: &Task, fd: i32, flags: u32, asked_mode: u32, bits: u32) {
         file.extra = device;
     }
     file.path_len = path.write(&out, flag::PATH_CUT).len;
-    let truncates = write && flags & O_TRUNC != 0 && mode & FMODE_CREATED == 0;
-    out.send(if write && !truncates {
+    let truncates = write && flags & O_TRUNC != 0 && !made;
+    let sent = out.send(if write && !truncates {
         Way::Bulk
     } else {
         Way::BulkSoon
     });
+    if sent && let Some(key) = &thin {
+        thin::sent(key);
+    }
     if truncates && let Some(key) = path::inode_key(inode) {
         let folder = read(path.dentry, offset!(dentry_parent)).unwrap_or(0);
         budget::take_away(own, budget::is_own(own.agent, key), folder);

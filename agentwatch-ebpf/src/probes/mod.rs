@@ -16,6 +16,7 @@ pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod tcp;
+pub mod thin;
 pub mod uring;
 
 // Denial.

@@ -67,7 +67,11 @@ fn file(row: &Row, path: &str, failed: &str) -> String {
             } else {
                 "for reading"
             };
-            format!("{path}  {how}{failed}")
+            let times = match row.number("count") {
+                Some(count) => format!(", {count} times"),
+                None => String::new(),
+            };
+            format!("{path}  {how}{times}{failed}")
         }
         "rename" => format!("{path} → {path2}{failed}"),
         "link" => format!("{path2} is {path} too{failed}"),

@@ -212,14 +212,13 @@ fn agent(reader: &mut Reader<'_>) -> Result<AgentInfo, DecodeError> {
 }
 
 /// The reasons of a loss, from [`loss::counter::LOST_FIRST`] on.
-pub const LOSS_REASONS: [&str; 8] = [
+pub const LOSS_REASONS: [&str; 7] = [
     "urgent ring full",
     "bulk ring full",
     "too many calls in flight",
     "too many flows",
     "no scratch memory",
     "more than the agent's share",
-    "reserved",
     "reserved",
 ];
 
@@ -233,6 +232,7 @@ impl From<&loss::Tally> for Tally {
             emitted,
             delivered,
             lost,
+            thinned,
             cut,
             faults,
             untagged,
@@ -247,6 +247,7 @@ impl From<&loss::Tally> for Tally {
                 .zip(lost)
                 .filter(|(_, n)| *n > 0)
                 .collect(),
+            thinned,
             cut,
             faults,
             untagged,

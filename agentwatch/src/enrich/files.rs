@@ -142,6 +142,7 @@ mod tests {
             mode: 0,
             flags: 0,
             size: 0,
+            count: 1,
             created: op == FileOp::Open,
             write: true,
             uring: false,

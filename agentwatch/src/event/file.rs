@@ -134,6 +134,9 @@ pub struct File {
     pub flags: u32,
     /// Bytes after the call, where they are known.
     pub size: u64,
+    /// How many calls it stands for: more than one where they repeat one that was told, and the policy
+    /// has that thinned.
+    pub count: u32,
     /// The open made it.
     pub created: bool,
     /// Opened for writing.

@@ -430,6 +430,8 @@ pub struct Tally {
     pub delivered: u64,
     /// Losses by reason, those that are not zero.
     pub lost: Vec<(&'static str, u64)>,
+    /// Repeats that were told by their number.
+    pub thinned: u64,
     /// Records that arrived, but cut.
     pub cut: u64,
     /// Reads of memory that failed.

@@ -70,6 +70,9 @@ pub struct Policy {
     /// Files that may be deleted in any number, since tools make them again.
     #[serde(default = "default_disposable")]
     pub disposable: PathSet,
+    /// Which events are told, and how.
+    #[serde(default)]
+    pub events: Events,
     /// What is looked for, and what is done about it.
     #[serde(default)]
     pub detectors: Detectors,
@@ -121,6 +124,20 @@ pub enum Mode {
     Enforce,
     /// They are not: findings say what would have been done.
     Observe,
+}
+
+/// Which events are told, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Events {
+    /// Opens that repeat one within a second are told as one event with their number.
+    pub thin: bool,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { thin: true }
+    }
 }
 
 /// The detectors, each by its stable id.

@@ -9,32 +9,26 @@ mod leave;
 pub mod offsets;
 mod parallel;
 mod paths;
+mod rings;
 pub mod seed;
 pub mod support;
 pub mod syscalls;
 pub mod tiers;
 pub mod verifier;
 
-use std::{
-    fs::File,
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::File, io, os::fd::AsFd as _, path::Path, sync::Arc};
 
 use agentwatch_common::{
     call::CallRow,
     config::Config,
     file::{InodeKey, LEAF_MAX, NameKey, Syscall},
-    flow::{FlowKey, FlowState},
-    loss::{CounterKey, Read, Share, Tally, counter},
+    loss::Share,
     tag::Task,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap},
     programs::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint, TracePoint,
     },
@@ -42,6 +36,7 @@ use aya::{
 use aya_log::EbpfLogger;
 
 use offsets::Layout;
+pub use rings::Rings;
 
 /// The kernel programs, compiled by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentwatch.bpf.o"));
@@ -392,21 +387,6 @@ impl Probe {
             .context("cannot give the agent its share of the rings")
     }
 
-    /// The two ring buffers and what the source reads beside them. Once.
-    ///
-    /// # Errors
-    ///
-    /// When they were taken already.
-    pub fn take_rings(&mut self) -> Result<Rings> {
-        Ok(Rings {
-            prio: self.take("EVENTS_PRIO")?.try_into()?,
-            bulk: self.take("EVENTS_BULK")?.try_into()?,
-            flows: self.take("FLOWS")?.try_into()?,
-            read: self.take("READ")?.try_into()?,
-            counters: self.take("COUNTERS")?.try_into()?,
-        })
-    }
-
     /// The kernel programs' own diagnostics. `None` where they are off.
     ///
     /// # Errors
@@ -469,65 +449,6 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         .map_err(|error| explain(&error))
         .context("the kernel does not take agentwatch's programs")?;
     Ok((ebpf, layout, btf))
-}
-
-/// What `source.rs` reads.
-pub struct Rings {
-    /// Urgent records.
-    pub prio: RingBuf<MapData>,
-    /// All others.
-    pub bulk: RingBuf<MapData>,
-    /// Flows that are open.
-    pub flows: HashMap<MapData, FlowKey, FlowState>,
-    /// What was read of each agent.
-    pub read: HashMap<MapData, u32, Read>,
-    counters: PerCpuHashMap<MapData, CounterKey, u64>,
-}
-
-impl Rings {
-    /// Descriptors of their own that become readable when there are records.
-    ///
-    /// # Errors
-    ///
-    /// When there are too many open files.
-    pub fn fds(&self) -> io::Result<[OwnedFd; 2]> {
-        Ok([
-            self.prio.as_fd().try_clone_to_owned()?,
-            self.bulk.as_fd().try_clone_to_owned()?,
-        ])
-    }
-
-    /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.
-    pub fn tally(&self, agent: u32) -> Tally {
-        let get = |what: u32| -> u64 {
-            self.counters
-                .get(
-                    &CounterKey {
-                        agent,
-                        counter: what,
-                    },
-                    0,
-                )
-                .map_or(0, |values| values.iter().sum())
-        };
-        let mut lost = [0; 8];
-        for (slot, what) in lost
-            .iter_mut()
-            .zip(counter::LOST_FIRST..=counter::LOST_LAST)
-        {
-            *slot = get(what);
-        }
-        Tally {
-            emitted: get(counter::EMITTED),
-            delivered: 0,
-            lost,
-            cut: get(counter::CUT),
-            faults: get(counter::FAULTS),
-            untagged: get(counter::TASKS_FULL) + get(counter::CGROUPS_FULL),
-            opens_read: get(counter::OPENS_READ),
-            opens_write: get(counter::OPENS_WRITE),
-        }
-    }
 }
 
 /// The kernel programs' own diagnostics.

@@ -1,6 +1,7 @@
 //! Ring buffers → records, with loss counted; and what the kernel cannot say itself: UDP flows that
 //! ended, flows that are open at the end, processes that were there before.
 
+mod thin;
 mod uring;
 
 use std::{collections::HashMap, io, os::fd::OwnedFd};
@@ -19,6 +20,7 @@ use tokio::io::{
 };
 
 use crate::{probe::Rings, respond};
+use thin::Told;
 use uring::Held;
 
 /// Most UDP sockets whose peers are remembered. Flows of further ones end when the watching does.
@@ -49,6 +51,7 @@ pub struct Source {
     got: HashMap<u32, Got>,
     udp: HashMap<u64, Vec<FlowKey>>,
     uring: Held,
+    told: Told,
 }
 
 impl Source {
@@ -71,6 +74,7 @@ impl Source {
             got: HashMap::new(),
             udp: HashMap::new(),
             uring: Held::default(),
+            told: Told::default(),
         })
     }
 
@@ -93,6 +97,7 @@ impl Source {
             got,
             udp,
             uring,
+            told,
             fds: _,
         } = self;
         let Rings {
@@ -131,9 +136,12 @@ impl Source {
                     batch.extend(uring.done(record));
                     continue;
                 }
-                if head.kind == kind::FILE && Held::holds(record) {
-                    batch.extend(uring.hold(head.time_ns, record));
-                    continue;
+                if head.kind == kind::FILE {
+                    if Held::holds(record) {
+                        batch.extend(uring.hold(head.time_ns, record));
+                        continue;
+                    }
+                    told.keep(record);
                 }
                 // What is reserved in the ring may be more than what was written.
                 let len =
@@ -153,6 +161,20 @@ impl Source {
         }
         batch.extend(uring.overdue(respond::now_ns()));
         batch[start..].sort_by_key(|record| Head::of(record).map_or(0, |head| head.time_ns));
+    }
+
+    /// Tells of the opens that the kernel only counted, once in a while; with `all` of all of them, now.
+    /// After [`Self::drain`], which tells what was opened.
+    pub fn repeats(&mut self, now_ns: u64, all: bool, batch: &mut Vec<Bytes>) {
+        if !self.told.is_due(now_ns) && !all {
+            return;
+        }
+        let counted = &mut self.rings.thinned;
+        let entries = counted.iter().filter_map(Result::ok);
+        for key in self.told.sweep(entries, now_ns, batch) {
+            // Not there any more: then it is as it should be.
+            let _ = counted.remove(&key);
+        }
     }
 
     /// Closes, in the stream, every flow that an agent has open.

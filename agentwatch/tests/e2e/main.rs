@@ -22,6 +22,7 @@ mod recordings;
 mod run;
 mod sends;
 mod support;
+mod thinning;
 mod tunnels;
 mod uring;
 
@@ -74,6 +75,7 @@ fn main() {
         calls::TESTS,
         aliases::TESTS,
         sends::TESTS,
+        thinning::TESTS,
         uring::TESTS,
         denial::network::TESTS,
         denial::others::TESTS,

@@ -116,6 +116,7 @@ pub fn every_kind() -> Vec<Kind> {
             mode: 0o600,
             flags: 1,
             size: 9,
+            count: 3,
             created: true,
             write: true,
         }))

@@ -1,0 +1,75 @@
+//! Thinning: of opens that a process repeats, of one file in one way, the first in a window is sent and
+//! the others are counted.
+//!
+//! Only where nothing can depend on the single open: for writing, without making or emptying the file,
+//! of what is no device and not called sensitive by the policy. Opens for reading are not sent at all
+//! but for those that the policy wants to know of, each of them.
+
+use agentwatch_common::{
+    file::{THIN_WINDOW_NS, ThinKey, Thinned},
+    loss::counter,
+    tag::Task,
+};
+use aya_ebpf::bindings::BPF_NOEXIST;
+
+use crate::{
+    emit,
+    kernel::path,
+    maps::{THINNED, UNTHINNED},
+    tag,
+};
+
+/// What makes an open a repetition of another one.
+#[inline(always)]
+pub fn key(own: &Task, inode: u64, flags: u32) -> Option<ThinKey> {
+    let inode = path::inode_key(inode)?;
+    Some(ThinKey {
+        ino: inode.ino,
+        start_ns: own.start_ns,
+        dev: inode.dev,
+        tgid: tag::tgid(),
+        agent: own.agent,
+        flags,
+    })
+}
+
+/// Whether an open repeats one that was sent a short while ago. It is counted then.
+#[inline(always)]
+pub fn repeats(key: &ThinKey) -> bool {
+    let Some(seen) = THINNED.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: an entry of the map. Userspace removes it only when its window is long over, so what is
+    // added here is read.
+    unsafe {
+        if emit::now_ns() - (*seen).at_ns >= THIN_WINDOW_NS {
+            return false;
+        }
+        emit::add(&raw mut (*seen).swallowed, 1);
+    }
+    emit::count(key.agent, counter::THINNED);
+    true
+}
+
+/// Whether an agent's opens are thinned.
+#[inline(always)]
+pub fn is_wanted(agent: u32) -> bool {
+    UNTHINNED.get_ptr(&agent).is_none()
+}
+
+/// An open was sent: a window begins.
+#[inline(always)]
+pub fn sent(key: &ThinKey) {
+    let at_ns = emit::now_ns();
+    if let Some(seen) = THINNED.get_ptr_mut(key) {
+        // SAFETY: an entry of the map; what was counted stays.
+        unsafe { (*seen).at_ns = at_ns };
+        return;
+    }
+    let first = Thinned {
+        at_ns,
+        swallowed: 0,
+    };
+    // Where it is full, the next one is sent as well. Where another thread was faster, its window is ours.
+    let _ = THINNED.insert(key, &first, u64::from(BPF_NOEXIST));
+}
