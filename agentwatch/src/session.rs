@@ -223,8 +223,9 @@ impl Session {
             log.flush();
         }
         self.source.drain(&mut self.batch);
-        self.source
-            .repeats(respond::now_ns(), false, &mut self.batch);
+        let now = respond::now_ns();
+        self.source.repeats(now, false, &mut self.batch);
+        self.source.losses(&[AGENT], now, &mut self.batch);
         self.flow()?;
         self.say_if_not_stored();
         Ok(())

@@ -222,6 +222,9 @@ pub const LOSS_REASONS: [&str; 7] = [
     "reserved",
 ];
 
+/// Those of them that say that more came than was read.
+pub const UNREAD: [&str; 3] = [LOSS_REASONS[0], LOSS_REASONS[1], LOSS_REASONS[5]];
+
 fn tally(reader: &mut Reader<'_>) -> Result<Tally, DecodeError> {
     Ok(Tally::from(&reader.take::<loss::Tally>()?))
 }

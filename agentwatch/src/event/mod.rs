@@ -10,7 +10,10 @@ use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
-use crate::{decode::payload::Payload, domain::Domain};
+use crate::{
+    decode::{self, payload::Payload},
+    domain::Domain,
+};
 
 pub use call::{Call, CallOp, Credentials, Signal, SocketAddress, namespaces};
 pub use denied::{Denied, DeniedObject, DeniedOp};
@@ -445,6 +448,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// What was lost because more came than was read.
+    pub fn unread(&self) -> u64 {
+        let unread = |reason: &str| decode::UNREAD.contains(&reason);
+        let lost = self.lost.iter().filter(|(reason, _)| unread(reason));
+        lost.map(|(_, number)| number).sum()
+    }
+
     /// All losses.
     pub fn lost_total(&self) -> u64 {
         self.lost.iter().map(|(_, n)| n).sum()

@@ -150,6 +150,27 @@ pub struct Detectors {
     pub mass_deletion: MassDeletion,
     /// Something that the policy denies was tried.
     pub policy_violation: PolicyViolation,
+    /// The agent does more than can be told of it.
+    pub event_flood: EventFlood,
+}
+
+/// `event-flood`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventFlood {
+    /// Whether it looks at all.
+    pub enabled: bool,
+    /// What is done about a finding.
+    pub action: Action,
+}
+
+impl Default for EventFlood {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            action: Action::Alert,
+        }
+    }
 }
 
 /// `policy-violation`.
@@ -309,6 +330,7 @@ impl Detectors {
         match detector {
             "reverse-tunnel" => self.reverse_tunnel.action,
             "mass-deletion" => self.mass_deletion.action,
+            "event-flood" => self.event_flood.action,
             "policy-violation" => self.policy_violation.action,
             _ => Action::Log,
         }

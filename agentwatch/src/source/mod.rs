@@ -26,6 +26,9 @@ use uring::Held;
 /// Most UDP sockets whose peers are remembered. Flows of further ones end when the watching does.
 const UDP_SOCKETS: usize = 16 * 1024;
 
+/// How often is looked whether something was lost, nanoseconds.
+const COUNT_EVERY_NS: u64 = 1_000_000_000;
+
 /// Bytes of a piece of the arena that records are copied to: as many as one allocation is worth.
 const PIECE: usize = 64 * 1024;
 
@@ -52,6 +55,8 @@ pub struct Source {
     udp: HashMap<u64, Vec<FlowKey>>,
     uring: Held,
     told: Told,
+    losses: HashMap<u32, u64>,
+    counted_ns: u64,
 }
 
 impl Source {
@@ -75,6 +80,8 @@ impl Source {
             udp: HashMap::new(),
             uring: Held::default(),
             told: Told::default(),
+            losses: HashMap::new(),
+            counted_ns: 0,
         })
     }
 
@@ -99,6 +106,8 @@ impl Source {
             uring,
             told,
             fds: _,
+            losses: _,
+            counted_ns: _,
         } = self;
         let Rings {
             prio,
@@ -197,6 +206,22 @@ impl Source {
                 flow::close::ALIVE,
             ));
             let _ = self.rings.flows.remove(&key);
+        }
+    }
+
+    /// Says, once a second, what has been lost of these agents, where that has become more.
+    pub fn losses(&mut self, agents: &[u32], now_ns: u64, batch: &mut Vec<Bytes>) {
+        if now_ns.saturating_sub(self.counted_ns) < COUNT_EVERY_NS {
+            return;
+        }
+        self.counted_ns = now_ns;
+        for &agent in agents {
+            let tally = self.tally(agent);
+            let lost = tally.lost.iter().sum();
+            if lost > self.losses.insert(agent, lost).unwrap_or(0) {
+                let head = header(kind::TALLY, agent, 0, 0, now_ns);
+                batch.push(record(&mut self.arena, head, &tally, &[]));
+            }
         }
     }
 

@@ -3,13 +3,17 @@
 use std::{fs, process::Command};
 
 use agentwatch::{
+    cli::replay,
     decode,
     event::{Event, Kind},
+    finding::Severity,
+    policy::Policy,
     probe::{Options, Probe},
+    recording,
     source::Source,
 };
 use agentwatch_common::loss::Tally;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
     support::{Cgroup, Place},
@@ -157,6 +161,9 @@ fn a_flood_costs_no_other_agent_an_event() -> Result<()> {
         );
     }
     let share_full = 5;
+    let mut recorded = batch.clone();
+    source.losses(&[FLOOD, QUIET], u64::MAX, &mut recorded);
+    is_found(&recorded, FLOOD)?;
     let flood = source.tally(FLOOD);
     ensure!(flood.lost[share_full] > 0, "{:?}", flood.lost);
     ensure!(flood.delivered > 0, "nothing of the flood came");
@@ -183,5 +190,27 @@ fn a_flood_costs_no_other_agent_an_event() -> Result<()> {
         let one = events.iter().any(|event| event.kind.name() == name);
         ensure!(one, "no {name}");
     }
+    Ok(())
+}
+
+/// A replay of these records finds the flood of an agent, once, and nothing else.
+fn is_found(records: &[bytes::Bytes], agent: u32) -> Result<()> {
+    let mut bytes = recording::MAGIC.to_vec();
+    for record in records {
+        bytes.extend_from_slice(record);
+    }
+    let mut recording = recording::Recording::new(&bytes[..], "it".to_owned())?;
+    let findings = replay::findings(&mut recording, Policy::default())?;
+    let [finding] = &findings[..] else {
+        bail!("not one finding: {findings:#?}");
+    };
+    ensure!(
+        finding.detector == "event-flood" && finding.agent == format!("agent-{agent}"),
+        "{finding:#?}"
+    );
+    ensure!(
+        finding.severity == Severity::Medium && finding.process.pid != 0,
+        "{finding:#?}"
+    );
     Ok(())
 }
