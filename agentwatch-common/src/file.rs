@@ -65,6 +65,18 @@ pub struct Touched {
 
 const _: () = assert!(size_of::<Touched>() == 56);
 
+impl Touched {
+    /// None.
+    pub const NONE: Self = Self {
+        ino: 0,
+        dev: 0,
+        nlink: 0,
+        mode: 0,
+        leaf_len: 0,
+        leaf: [0; LEAF_MAX],
+    };
+}
+
 /// A call upon a file returned. The tail, in this order: path, base, name, base2, name2.
 ///
 /// For an open that succeeded only `path` is there, from the descriptor it gave. Else `base` (a
@@ -111,6 +123,28 @@ pub struct FileOp {
 }
 
 const _: () = assert!(size_of::<FileOp>() == 160);
+
+impl FileOp {
+    /// Nothing is known of it.
+    pub const NONE: Self = Self {
+        target: Touched::NONE,
+        second: Touched::NONE,
+        size: 0,
+        result: 0,
+        open_flags: 0,
+        mode: 0,
+        state: 0,
+        extra: 0,
+        repeats: 0,
+        op: 0,
+        path_len: 0,
+        base_len: 0,
+        name_len: 0,
+        base2_len: 0,
+        name2_len: 0,
+        pad: [0; 2],
+    };
+}
 
 /// A request of io_uring that a record told of has ended.
 #[repr(C)]

@@ -1,4 +1,5 @@
-//! Every map and global, its size, and what it means that it is full.
+//! Every map and global, its size, and what it means that it is full. What agents can fill takes less than
+//! 32 MiB in all; userspace makes those maps smaller or larger where it is asked to (`probe/memory.rs`).
 
 use agentwatch_common::{
     budget::{Budget, OwnKey},
@@ -46,7 +47,7 @@ pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_N
 
 /// Process id → its tag. Full: counted as `TASKS_FULL`; the process is not seen.
 #[map]
-pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(32768, BPF_F_NO_PREALLOC);
 
 /// System calls in flight, by `pid_tgid`. Full: the call is counted as `LOST_CALLS_FULL`.
 #[map]
@@ -95,7 +96,7 @@ pub static BUDGETS: HashMap<u32, Budget> = HashMap::with_max_entries(1024, BPF_F
 /// What the agents made. The least recently used goes when it is full: it counts against the budget
 /// then, and userspace, which remembers more, lets the process go on.
 #[map]
-pub static OWN: LruHashMap<OwnKey, u8> = LruHashMap::with_max_entries(65536, 0);
+pub static OWN: LruHashMap<OwnKey, u8> = LruHashMap::with_max_entries(32768, 0);
 
 /// Opens that were sent a short while ago, and how often each has been repeated since. Userspace takes
 /// out what is old, once a second. Full: what is not in it is not thinned.
@@ -109,7 +110,7 @@ pub static UNTHINNED: HashMap<u32, u8> = HashMap::with_max_entries(1024, BPF_F_N
 
 /// Requests of io_uring that are in flight, by their address. Full: counted as `LOST_CALLS_FULL`.
 #[map]
-pub static URING: HashMap<u64, Request> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+pub static URING: HashMap<u64, Request> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Processes that delete through io_uring. The least recently used goes when it is full: their
 /// deletions are told, and do not count against the budget.
@@ -127,7 +128,7 @@ pub static READ: HashMap<u32, Read> = HashMap::with_max_entries(1024, BPF_F_NO_P
 
 /// Thread → where the message is that it receives. Full: sockets that come with it are not told.
 #[map]
-pub static RECEIVING: HashMap<u64, u64> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+pub static RECEIVING: HashMap<u64, u64> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Counters by agent. Full: new agents are not counted; there is room for 4096 / ~12 of them.
 #[map]

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod deny;
 pub mod hooks;
 mod leave;
+pub mod memory;
 pub mod offsets;
 mod parallel;
 mod paths;
@@ -49,6 +50,8 @@ pub struct Options {
     /// The kernel programs' own diagnostics: 0 none, 1 errors … 5 traces. At 0 the verifier removes
     /// them.
     pub kernel_log: u8,
+    /// What the maps that an agent can fill may take at most, MiB: see [`memory`].
+    pub map_mib: u32,
     /// Bytes of the bulk ring, a power of two of pages; `None` for the default.
     pub bulk_bytes: Option<u32>,
     /// Bytes of the urgent ring, likewise.
@@ -60,6 +63,7 @@ impl Options {
     pub const DEFAULT: Self = Self {
         send_all_reads: false,
         kernel_log: 0,
+        map_mib: memory::DEFAULT_MIB,
         bulk_bytes: None,
         prio_bytes: None,
     };
@@ -438,6 +442,7 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         .override_global("OFFSETS", &layout.offsets, true)
         .override_global("CONFIG", &config, true)
         .override_global(aya_log::LEVEL, &options.kernel_log, true);
+    memory::scale(&mut loader, options.map_mib);
     if let Some(bytes) = options.bulk_bytes {
         loader.map_max_entries("EVENTS_BULK", bytes);
     }

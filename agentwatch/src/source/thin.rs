@@ -8,17 +8,22 @@ use std::{
 
 use agentwatch_common::{
     Header,
-    file::{FileOp, THIN_WINDOW_NS, ThinKey, Thinned, Touched, state},
+    file::{FileOp, THIN_WINDOW_NS, ThinKey, Thinned, Touched, op, state},
     header::flag,
+    kind,
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-/// Most records that are kept: as many as the kernel counts for.
-const KEPT: usize = 4096;
+/// Most records that are kept: twice as many as the kernel counts for, since it may have no room for some
+/// of them.
+const KEPT: usize = 8192;
 /// Most bytes that are kept of a path.
 const PATH: usize = 512;
 /// How often is looked, and how long an open is remembered after its window, nanoseconds.
 const EVERY_NS: u64 = THIN_WINDOW_NS;
+
+/// What stands for a path that is not known.
+const UNKNOWN: &[u8] = b"?";
 
 const FILE: usize = size_of::<Header>();
 const TARGET: usize = FILE + offset_of!(FileOp, target);
@@ -75,8 +80,16 @@ impl Told {
     ) -> Vec<ThinKey> {
         let (mut live, mut over) = (HashSet::new(), Vec::new());
         for (key, Thinned { at_ns, swallowed }) in counted {
+            let old = now_ns.saturating_sub(at_ns) > 2 * THIN_WINDOW_NS;
             let Some(open) = self.opens.get_mut(&key) else {
-                continue; // its record is in the ring still
+                // Its record is in the ring still; or was not kept, and then there is no path.
+                if old {
+                    if swallowed > 0 {
+                        batch.push(repeats(&nameless(&key), swallowed, now_ns));
+                    }
+                    over.push(key);
+                }
+                continue;
             };
             let new = swallowed.saturating_sub(open.told);
             if new > 0 {
@@ -84,7 +97,7 @@ impl Told {
                 open.told = swallowed;
             }
             // Past two windows the kernel adds nothing to it: it would begin another one.
-            if now_ns.saturating_sub(at_ns) > 2 * THIN_WINDOW_NS {
+            if old {
                 over.push(key);
             } else {
                 live.insert(key);
@@ -111,6 +124,22 @@ fn repeats(record: &[u8], number: u64, now_ns: u64) -> Bytes {
     put(&mut record, REPEATS, &number.to_ne_bytes());
     set_flags(&mut record, flag::USER);
     Bytes::from(record)
+}
+
+/// A record of an open of which only the file's number is known.
+fn nameless(key: &ThinKey) -> Bytes {
+    let header = Header {
+        flags: flag::USER | flag::PATH_CUT,
+        ..super::header(kind::FILE, key.agent, key.tgid, key.start_ns, 0)
+    };
+    let mut file = FileOp::NONE;
+    file.op = op::OPEN;
+    file.target.ino = key.ino;
+    file.target.dev = key.dev;
+    file.open_flags = key.flags;
+    file.state = state::WRITE;
+    file.path_len = UNKNOWN.len() as u16;
+    super::record(&mut BytesMut::new(), header, &file, &[UNKNOWN])
 }
 
 /// A record without the end of a long path, which is the root's.
@@ -239,6 +268,9 @@ mod tests {
         told.keep(&record(10, 20));
         assert_eq!(swept(&mut told, 10, 4, second), (vec![4], false));
         assert_eq!(swept(&mut told, 10, 4, second), (vec![], false));
+        // One whose record never comes is told without its path.
+        let mut other = Told::default();
+        assert_eq!(swept(&mut other, 10, 4, 4 * second), (vec![4], true));
         // It was opened again after the window, and repeated again.
         told.keep(&record(second + 10, 20));
         assert_eq!(

@@ -23,6 +23,7 @@ use crate::{
 tests! {
     the_sum_holds_under_a_load_that_loses;
     nothing_is_lost_of_an_ordinary_load;
+    what_agents_can_fill_is_less_than_32_mib;
     a_flood_costs_no_other_agent_an_event needs "/usr/bin/python3";
 }
 
@@ -100,6 +101,35 @@ fn nothing_is_lost_of_an_ordinary_load() -> Result<()> {
         "{delivered} of {}",
         tally.emitted
     );
+    Ok(())
+}
+
+/// By the kernel's own count of what is there at the start, and of what the rest takes when it is full.
+fn what_agents_can_fill_is_less_than_32_mib() -> Result<()> {
+    let full = |options: &Options| -> Result<(u64, u64)> {
+        let probe = Probe::load(options)?;
+        let maps = probe.memory()?;
+        probe.leave()?;
+        ensure!(
+            maps.iter().any(|map| map.name == "EVENTS_BULK") && maps.len() > 30,
+            "not all maps: {maps:#?}"
+        );
+        let of_agents = maps.iter().filter(|map| !map.of_policies);
+        let full = of_agents.map(|map| map.full).sum();
+        Ok((full, maps.iter().map(|map| map.now).sum()))
+    };
+    let (most, now) = full(&Options::DEFAULT)?;
+    // What each processor has of its own comes on top: the scratch memory and the counters.
+    let cpus = std::thread::available_parallelism()?.get() as u64;
+    let limit = (32 << 20) + cpus.saturating_sub(8) * (64 << 10);
+    ensure!(most < limit, "{most} bytes with {cpus} processors");
+    ensure!(now <= most + (4 << 20), "{now} now, {most} when full");
+    let small = Options {
+        map_mib: 8,
+        ..Options::DEFAULT
+    };
+    let (small, _) = full(&small)?;
+    ensure!(small < most / 3, "{small} of {most}");
     Ok(())
 }
 
