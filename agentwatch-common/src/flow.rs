@@ -148,8 +148,8 @@ pub struct FlowClose {
     pub open_ns: u64,
     /// Bits of [`close`].
     pub state: u32,
-    /// Zero.
-    pub pad: u32,
+    /// TCP segments that were sent again, where [`close::RETRANSMITS`] says that they were counted.
+    pub retransmits: u32,
 }
 
 const _: () = assert!(size_of::<FlowClose>() == 80);
@@ -160,6 +160,8 @@ pub mod close {
     pub const ESTABLISHED: u32 = 1 << 0;
     /// It is open still: the watching ended, not the flow.
     pub const ALIVE: u32 = 1 << 1;
+    /// [`super::FlowClose::retransmits`] is set.
+    pub const RETRANSMITS: u32 = 1 << 2;
 }
 
 /// What the kernel keeps of a flow that is open. Userspace reads it when the watching ends.

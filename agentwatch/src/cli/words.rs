@@ -113,10 +113,14 @@ fn flow(row: &Row, failed: &str) -> String {
             row.told("head").unwrap_or_default()
         ),
         "flow_close" => format!(
-            "{protocol} {} {remote}  {} out, {} in{}",
+            "{protocol} {} {remote}  {} out, {} in{}{}",
             arrow(row),
             row.bytes_out.unwrap_or(0),
             row.bytes_in.unwrap_or(0),
+            match row.number("retransmits") {
+                None | Some(0) => String::new(),
+                Some(number) => format!(", {number} sent again"),
+            },
             if row.is("established") {
                 ""
             } else {

@@ -58,9 +58,10 @@ pub fn close(reader: &mut Reader<'_>) -> Result<FlowClose, DecodeError> {
         bytes_out,
         open_ns,
         state,
-        pad: _,
+        retransmits,
     } = reader.take()?;
     Ok(FlowClose {
+        retransmits: (state & state::RETRANSMITS != 0).then_some(retransmits),
         endpoint: ends(&endpoint)?,
         bytes_in,
         bytes_out,

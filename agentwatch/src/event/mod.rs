@@ -364,6 +364,8 @@ pub struct FlowClose {
     pub bytes_out: u64,
     /// When it began, `CLOCK_BOOTTIME` nanoseconds.
     pub open_ns: u64,
+    /// TCP segments that it sent again, where the kernel told.
+    pub retransmits: Option<u32>,
     /// The connection was there at some time: a refused one was not.
     pub established: bool,
     /// It is open still, at the end of the watching.

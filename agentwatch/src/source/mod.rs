@@ -302,7 +302,8 @@ fn close(arena: &mut BytesMut, key: &FlowKey, state: &FlowState, now_ns: u64, bi
             } else {
                 0
             },
-        pad: 0,
+        // What the kernel counts is told at the end only.
+        retransmits: 0,
     };
     let header = Header {
         ppid: state.ppid,

@@ -195,6 +195,9 @@ impl Row {
                 self.detail = Some(json!({
                     "open_ns": close.open_ns, "established": close.established, "alive": close.alive,
                 }).into());
+                if let Some(number) = close.retransmits {
+                    self.detail()["retransmits"] = number.into();
+                }
             }
             Kind::File(file) => self.file_call(file),
             Kind::Stopped(stopped) => {

@@ -65,6 +65,7 @@ fn close() -> Kind {
         open_ns: 1,
         established: true,
         alive: false,
+        retransmits: None,
     })
 }
 

@@ -200,6 +200,7 @@ pub fn every_kind() -> Vec<Kind> {
             open_ns: 1,
             established: true,
             alive: false,
+            retransmits: Some(2),
         }),
         Kind::Seed(Box::new(Seed {
             member: true,
