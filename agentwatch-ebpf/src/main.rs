@@ -269,6 +269,27 @@ fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
+// Sockets that somebody outside made. The first one is attached while an agent has such sockets; the
+// others are run by userspace, with what it passes as arguments.
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn socket_state(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::state(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+fn socket_inherited(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::inherited(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+fn socket_ask(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::ask(&ctx);
+    0
+}
+
 // Calls that are no file's and no flow's, by a table as well.
 
 #[tracepoint]

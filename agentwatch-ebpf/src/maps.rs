@@ -10,7 +10,7 @@ use agentwatch_common::{
         Repeat, RepeatKey, SysctlKey,
     },
     file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall, ThinKey, Thinned},
-    flow::{FlowKey, FlowState, Trigger},
+    flow::{Borrowed, FlowKey, FlowState, Trigger},
     loss::{CounterKey, Read, Share},
     offsets::Offsets,
     tag::Task,
@@ -62,6 +62,10 @@ pub static FLOWS: HashMap<FlowKey, FlowState> = HashMap::with_max_entries(16384,
 /// full: its flow has no process then, until the process sends again.
 #[map]
 pub static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(16384, 0);
+
+/// `struct sock` → a socket that an agent uses and did not make. Full: its bytes are not told.
+#[map]
+pub static BORROWED: HashMap<u64, Borrowed> = HashMap::with_max_entries(2048, BPF_F_NO_PREALLOC);
 
 /// Process id → what it got last on a connection that it had opened. The least recently used goes
 /// when it is full: evidence is missing, no event.

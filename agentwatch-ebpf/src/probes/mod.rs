@@ -1,5 +1,6 @@
 //! The programs, by subject.
 
+pub mod borrowed;
 pub mod budget;
 pub mod call;
 pub mod cgroup;

@@ -357,6 +357,9 @@ fn watch(plan: Plan, outputs: Outputs, task: &Task<'_>) -> Result<(Outputs, Ende
         // Signals are ours from here on: none may end agentwatch while an agent runs.
         let mut signals = Signals::new()?;
         let mut session = Session::start(plan, outputs)?;
+        if matches!(task, Task::Command { .. }) {
+            session.pass_on_sockets();
+        }
         let (change, failure, left) = match task {
             Task::Command {
                 command,

@@ -48,8 +48,10 @@ pub fn what(row: &Row) -> String {
             row.number("signal").unwrap_or(0),
             row.number("target_pid").unwrap_or(0)
         ),
-        "connect" | "accept" | "listen" | "socket_received" | "flow_open" | "flow_data"
-        | "flow_close" | "tls" | "dns" | "http" | "ssh" | "stratum" => flow(row, &failed),
+        "connect" | "accept" | "listen" | "socket_received" | "socket_inherited" | "flow_open"
+        | "flow_data" | "flow_close" | "tls" | "dns" | "http" | "ssh" | "stratum" => {
+            flow(row, &failed)
+        }
         _ if row.path.is_some() => file(row, path, &failed),
         _ => format!("{}{failed}", facts(row)),
     }
@@ -101,6 +103,10 @@ fn flow(row: &Row, failed: &str) -> String {
         ),
         "socket_received" => format!(
             "{protocol} {} with {remote}, by a message",
+            row.local.as_deref().unwrap_or("?")
+        ),
+        "socket_inherited" => format!(
+            "{protocol} {} with {remote}, from before",
             row.local.as_deref().unwrap_or("?")
         ),
         "listen" => format!("{protocol} at {}", row.local.as_deref().unwrap_or("?")),

@@ -132,6 +132,7 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
         kind::CONNECT => Kind::Connect(Box::new(flow::connect(reader)?)),
         kind::ACCEPT => Kind::Accept(flow::endpoint(reader)?),
         kind::SOCKET_RECEIVED => Kind::SocketReceived(flow::endpoint(reader)?),
+        kind::SOCKET_INHERITED => Kind::SocketInherited(flow::endpoint(reader)?),
         kind::LISTEN => Kind::Listen(flow::endpoint(reader)?),
         kind::FLOW_OPEN => Kind::FlowOpen(flow::endpoint(reader)?),
         kind::FLOW_DATA => Kind::FlowData(Box::new(flow::data(reader)?)),

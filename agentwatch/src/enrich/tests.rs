@@ -69,6 +69,7 @@ pub fn closed(cookie: u64, port: u16) -> Event {
         established: true,
         alive: false,
         retransmits: None,
+        origin: None,
     }))
 }
 

@@ -91,6 +91,8 @@ pub enum Kind {
     Accept(Endpoint),
     /// A process got a socket from another one, with a message (`SCM_RIGHTS`).
     SocketReceived(Endpoint),
+    /// A process had a socket before it was the agent's.
+    SocketInherited(Endpoint),
     /// A socket began to listen.
     Listen(Endpoint),
     /// A flow came to be.
@@ -130,6 +132,7 @@ impl Kind {
             Self::Connect(_) => "connect",
             Self::Accept(_) => "accept",
             Self::SocketReceived(_) => "socket_received",
+            Self::SocketInherited(_) => "socket_inherited",
             Self::Listen(_) => "listen",
             Self::FlowOpen(_) => "flow_open",
             Self::FlowData(_) => "flow_data",
@@ -156,6 +159,7 @@ impl Kind {
         "accept",
         "listen",
         "socket_received",
+        "socket_inherited",
         "flow_open",
         "flow_data",
         "flow_close",
@@ -353,6 +357,25 @@ pub struct FlowData {
     pub trigger: Option<Trigger>,
 }
 
+/// How an agent got a socket that it did not make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SocketOrigin {
+    /// By a message from another process (`SCM_RIGHTS`).
+    Received,
+    /// It had it when it came to be watched; or it comes from a listener of that kind.
+    Inherited,
+}
+
+impl SocketOrigin {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Inherited => "inherited",
+        }
+    }
+}
+
 /// The end of a flow.
 #[derive(Debug, Clone, Copy)]
 pub struct FlowClose {
@@ -364,6 +387,8 @@ pub struct FlowClose {
     pub bytes_out: u64,
     /// When it began, `CLOCK_BOOTTIME` nanoseconds.
     pub open_ns: u64,
+    /// How the agent got the socket, where it did not make it; the bytes are those since.
+    pub origin: Option<SocketOrigin>,
     /// TCP segments that it sent again, where the kernel told.
     pub retransmits: Option<u32>,
     /// The connection was there at some time: a refused one was not.
@@ -379,6 +404,7 @@ impl Kind {
             Self::Connect(connect) => Some(&connect.endpoint),
             Self::Accept(endpoint)
             | Self::SocketReceived(endpoint)
+            | Self::SocketInherited(endpoint)
             | Self::Listen(endpoint)
             | Self::FlowOpen(endpoint) => Some(endpoint),
             Self::FlowData(data) => Some(&data.endpoint),

@@ -1,6 +1,7 @@
 //! The kernel programs: loading, attaching, filling their maps. With `source.rs` the only place that
 //! names aya.
 
+pub mod borrowed;
 mod budget;
 pub mod calls;
 pub mod deny;
@@ -89,6 +90,7 @@ pub struct Probe {
     pub capabilities: Vec<Capability>,
     /// Denial by security modules.
     lsm: deny::LsmState,
+    following: borrowed::Following,
     /// Why the kernel refuses the trampoline tier, if it does.
     pub trampolines_refused: Option<String>,
 }
@@ -106,6 +108,7 @@ impl Probe {
             ebpf,
             capabilities: Vec::new(),
             lsm: deny::LsmState::new(btf),
+            following: borrowed::Following::default(),
             trampolines_refused: None,
         };
         probe.fill_syscalls()?;

@@ -168,6 +168,7 @@ impl Row {
             Kind::Connect(connect) => self.endpoint(&connect.endpoint),
             Kind::Accept(endpoint)
             | Kind::SocketReceived(endpoint)
+            | Kind::SocketInherited(endpoint)
             | Kind::Listen(endpoint)
             | Kind::FlowOpen(endpoint) => {
                 self.endpoint(endpoint);
@@ -195,6 +196,9 @@ impl Row {
                 self.detail = Some(json!({
                     "open_ns": close.open_ns, "established": close.established, "alive": close.alive,
                 }).into());
+                if let Some(origin) = close.origin {
+                    self.detail()["origin"] = origin.name().into();
+                }
                 if let Some(number) = close.retransmits {
                     self.detail()["retransmits"] = number.into();
                 }

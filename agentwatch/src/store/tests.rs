@@ -66,6 +66,7 @@ fn close() -> Kind {
         established: true,
         alive: false,
         retransmits: None,
+        origin: None,
     })
 }
 

@@ -6,6 +6,7 @@
 //! in the namespaces.
 
 mod aliases;
+mod borrowed;
 mod calls;
 mod deletion;
 mod denial;
@@ -75,6 +76,7 @@ fn main() {
         calls::TESTS,
         aliases::TESTS,
         sends::TESTS,
+        borrowed::TESTS,
         thinning::TESTS,
         uring::TESTS,
         denial::network::TESTS,

@@ -5,7 +5,7 @@ use agentwatch::{
     event::{
         Address, Call, CallOp, Connect, Credentials, Denied, DeniedObject, DeniedOp, Direction,
         Endpoint, Exec, ExecMeans, Exit, File, FileOp, FlowClose, FlowData, Inode, Kind,
-        PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, Stopped,
+        PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, SocketOrigin, Stopped,
     },
 };
 
@@ -176,6 +176,7 @@ pub fn every_kind() -> Vec<Kind> {
         Kind::Accept(endpoint()),
         Kind::Listen(endpoint()),
         Kind::SocketReceived(endpoint()),
+        Kind::SocketInherited(endpoint()),
         Kind::Denied(Box::new(Denied {
             op: DeniedOp::Sysctl,
             object: DeniedObject::Sysctl("kernel/x".to_owned()),
@@ -201,6 +202,7 @@ pub fn every_kind() -> Vec<Kind> {
             established: true,
             alive: false,
             retransmits: Some(2),
+            origin: Some(SocketOrigin::Received),
         }),
         Kind::Seed(Box::new(Seed {
             member: true,
