@@ -43,6 +43,8 @@ pub mod op {
     pub const PIVOT_ROOT: u16 = 15;
     /// chroot
     pub const CHROOT: u16 = 16;
+    /// mmap of a file with `PROT_EXEC`: `open_flags` and `mode` are its flags and protection.
+    pub const MMAP_EXEC: u16 = 17;
 }
 
 /// An inode that the kernel changed while the call ran.
@@ -145,6 +147,22 @@ impl FileOp {
         pad: [0; 2],
     };
 }
+
+/// A file that a process has mapped as code, as key of a set.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct MappedKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Start of the process, `CLOCK_BOOTTIME` nanoseconds.
+    pub start_ns: u64,
+    /// Device, in the kernel's encoding.
+    pub dev: u32,
+    /// The process.
+    pub tgid: u32,
+}
+
+const _: () = assert!(size_of::<MappedKey>() == 24);
 
 /// A request of io_uring that a record told of has ended.
 #[repr(C)]
@@ -299,4 +317,4 @@ pub struct InodeKey {
 
 const _: () = assert!(size_of::<InodeKey>() == 16);
 
-crate::pod!(Syscall, InodeKey, ThinKey, Thinned);
+crate::pod!(Syscall, InodeKey, MappedKey, ThinKey, Thinned);

@@ -104,6 +104,12 @@ fn file_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
+#[tracepoint]
+fn mmap_enter(ctx: TracePointContext) -> u32 {
+    probes::mapped::enter(&ctx);
+    0
+}
+
 // Since 6.13 the kernel tells of each change of an inode's ctime. Between entry and exit of a call
 // upon a file that is the inode which the call changed, whatever the caller's string said.
 

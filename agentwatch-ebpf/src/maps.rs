@@ -9,7 +9,7 @@ use agentwatch_common::{
         DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules,
         Repeat, RepeatKey, SysctlKey,
     },
-    file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall, ThinKey, Thinned},
+    file::{InodeKey, MappedKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall, ThinKey, Thinned},
     flow::{Borrowed, FlowKey, FlowState, Trigger},
     loss::{CounterKey, Read, Share},
     offsets::Offsets,
@@ -61,7 +61,7 @@ pub static FLOWS: HashMap<FlowKey, FlowState> = HashMap::with_max_entries(16384,
 /// Socket cookie → the process that named a peer last. The least recently used goes when it is
 /// full: its flow has no process then, until the process sends again.
 #[map]
-pub static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(16384, 0);
+pub static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(8192, 0);
 
 /// `struct sock` → a socket that an agent uses and did not make. Full: its bytes are not told.
 #[map]
@@ -70,7 +70,7 @@ pub static BORROWED: HashMap<u64, Borrowed> = HashMap::with_max_entries(2048, BP
 /// Process id → what it got last on a connection that it had opened. The least recently used goes
 /// when it is full: evidence is missing, no event.
 #[map]
-pub static TRIGGERS: LruHashMap<u32, Trigger> = LruHashMap::with_max_entries(8192, 0);
+pub static TRIGGERS: LruHashMap<u32, Trigger> = LruHashMap::with_max_entries(4096, 0);
 
 /// Names (the beginnings of path components) that make an open for reading worth sending. Filled
 /// by userspace from the policy's sensitive paths, which it refuses to overfill.
@@ -106,6 +106,11 @@ pub static OWN: LruHashMap<OwnKey, u8> = LruHashMap::with_max_entries(32768, 0);
 /// out what is old, once a second. Full: what is not in it is not thinned.
 #[map]
 pub static THINNED: HashMap<ThinKey, Thinned> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// What processes have mapped as code. The least recently used goes when it is full: then it may be told
+/// once more.
+#[map]
+pub static MAPPED: LruHashMap<MappedKey, u8> = LruHashMap::with_max_entries(4096, 0);
 
 /// Agents whose policy wants every open told by itself. Filled by userspace; there are no more agents
 /// than it has room for.

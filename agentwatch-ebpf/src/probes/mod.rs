@@ -10,6 +10,7 @@ pub mod file;
 pub mod head;
 pub mod hold;
 pub mod inode;
+pub mod mapped;
 pub mod packet;
 pub mod passed;
 pub mod path;

@@ -80,6 +80,7 @@ fn file(row: &Row, path: &str, failed: &str) -> String {
         "symlink" => format!("{path2} leads to {path}{failed}"),
         "chmod" => format!("{path}  to {:o}{failed}", row.number("mode").unwrap_or(0)),
         "mount" => format!("{path2} at {path}{failed}"),
+        "mmap_exec" => format!("{path}  as code"),
         "pivot_root" => format!("{path}, the old root at {path2}{failed}"),
         "xattr" => format!("{path}  {}{failed}", row.told("attribute").unwrap_or("?")),
         _ => format!("{path}{failed}"),

@@ -137,6 +137,7 @@ fn operation(value: u16) -> Result<FileOp, DecodeError> {
         op::UMOUNT => FileOp::Umount,
         op::PIVOT_ROOT => FileOp::PivotRoot,
         op::CHROOT => FileOp::Chroot,
+        op::MMAP_EXEC => FileOp::MmapExec,
         other => {
             return Err(DecodeError::Value {
                 what: "a file operation",

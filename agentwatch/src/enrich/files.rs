@@ -87,7 +87,8 @@ impl Files {
             | FileOp::Mount
             | FileOp::Umount
             | FileOp::PivotRoot
-            | FileOp::Chroot => {}
+            | FileOp::Chroot
+            | FileOp::MmapExec => {}
         }
         before
     }

@@ -184,6 +184,7 @@ impl Kind {
         "umount",
         "pivot_root",
         "chroot",
+        "mmap_exec",
         "stopped",
         "signal",
         "socket",

@@ -163,6 +163,8 @@ impl Probe {
                 result,
             )?;
         }
+        let result = self.attach_syscall(hooks::MAPPED.program, hooks::MAPPED.tracepoint);
+        self.note("tracepoint sys_enter_mmap", hooks::CODE, false, result)?;
         for row in syscalls::rows() {
             for (program, prefix) in hooks::FILES {
                 let tracepoint = format!("{prefix}{}", row.name);

@@ -14,6 +14,7 @@ mod files;
 mod flows;
 mod history;
 mod loss;
+mod mapped;
 mod names;
 mod outside;
 mod payload;
@@ -77,6 +78,7 @@ fn main() {
         aliases::TESTS,
         sends::TESTS,
         borrowed::TESTS,
+        mapped::TESTS,
         thinning::TESTS,
         uring::TESTS,
         denial::network::TESTS,

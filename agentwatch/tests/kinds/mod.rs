@@ -229,6 +229,7 @@ pub fn every_kind() -> Vec<Kind> {
             FileOp::Umount,
             FileOp::PivotRoot,
             FileOp::Chroot,
+            FileOp::MmapExec,
         ]
         .map(file),
     );
