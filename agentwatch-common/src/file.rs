@@ -120,8 +120,8 @@ pub struct FileOp {
     pub base2_len: u16,
     /// Bytes of the second name in the tail.
     pub name2_len: u16,
-    /// Zero.
-    pub pad: [u16; 2],
+    /// An open: [`ThinKey::place`].
+    pub place: u32,
 }
 
 const _: () = assert!(size_of::<FileOp>() == 160);
@@ -144,7 +144,7 @@ impl FileOp {
         name_len: 0,
         base2_len: 0,
         name2_len: 0,
-        pad: [0; 2],
+        place: 0,
     };
 }
 
@@ -211,7 +211,7 @@ pub mod state {
 /// How long opens that repeat one are only counted after that one was sent, nanoseconds.
 pub const THIN_WINDOW_NS: u64 = 1_000_000_000;
 
-/// Which opens are one to who looks at them: of one process, of one file, in one way.
+/// Which opens are one to who looks at them: of one process, of one file by one path, in one way.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ThinKey {
@@ -227,9 +227,14 @@ pub struct ThinKey {
     pub agent: u32,
     /// The flags of the call.
     pub flags: u32,
+    /// Some bits of where the file was found, its name in its folder and the mount: they tell hard links
+    /// and bind mounts apart.
+    pub place: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
-const _: () = assert!(size_of::<ThinKey>() == 32);
+const _: () = assert!(size_of::<ThinKey>() == 40);
 
 /// Opens that were not told one by one. The kernel only adds to `swallowed`, and userspace only reads it
 /// and tells what is new: so none is told twice or never, whoever adds meanwhile.

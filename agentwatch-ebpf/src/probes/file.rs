@@ -277,8 +277,11 @@ pub fn opened(own: &Task, fd: i32, flags: u32, asked_mode: u32, bits: u32) {
     let device = device(kind, inode);
     let made = mode & FMODE_CREATED != 0;
     let plain = write && !made && flags & O_TRUNC == 0 && device == 0 && bits == 0;
-    let thin = if plain && !config::send_all_reads() {
-        thin::key(own, inode, flags)
+    let Some(path) = Path::of_file(opened) else {
+        return;
+    };
+    let mut thin = if plain && !config::send_all_reads() {
+        thin::key(own, inode, &path, flags)
     } else {
         None
     };
@@ -287,13 +290,15 @@ pub fn opened(own: &Task, fd: i32, flags: u32, asked_mode: u32, bits: u32) {
     {
         return;
     }
-    let Some(path) = Path::of_file(opened) else {
-        return;
-    };
-    if !write && device == 0 && !config::send_all_reads() && !is_sensitive(&path, inode) {
-        return;
+    if (!write && device == 0 && !config::send_all_reads()) || thin.is_some() {
+        let sensitive = is_sensitive(&path, inode);
+        if !write && !sensitive {
+            return;
+        }
+        if sensitive || !thin::is_wanted(own.agent) {
+            thin = None;
+        }
     }
-    let thin = thin.filter(|_| thin::is_wanted(own.agent) && !is_sensitive(&path, inode));
     let Some(out) = Builder::<FileOp>::new(kind::FILE, own) else {
         return;
     };
@@ -302,6 +307,9 @@ pub fn opened(own: &Task, fd: i32, flags: u32, asked_mode: u32, bits: u32) {
     file.open_flags = flags;
     file.mode = asked_mode;
     file.op = op::OPEN;
+    if let Some(key) = &thin {
+        file.place = key.place;
+    }
     file.state = bits;
     path::touch(&mut file.target, inode);
     file.size = read(inode, offset!(inode_size)).unwrap_or(0);

@@ -14,15 +14,17 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 
 use crate::{
     emit,
-    kernel::path,
+    kernel::path::{self, Path},
     maps::{THINNED, UNTHINNED},
     tag,
 };
 
 /// What makes an open a repetition of another one.
 #[inline(always)]
-pub fn key(own: &Task, inode: u64, flags: u32) -> Option<ThinKey> {
+pub fn key(own: &Task, inode: u64, path: &Path, flags: u32) -> Option<ThinKey> {
     let inode = path::inode_key(inode)?;
+    // Both are aligned, to cache lines mostly.
+    let place = (path.dentry >> 5) as u32 ^ ((path.mount >> 5) as u32).rotate_left(16);
     Some(ThinKey {
         ino: inode.ino,
         start_ns: own.start_ns,
@@ -30,6 +32,8 @@ pub fn key(own: &Task, inode: u64, flags: u32) -> Option<ThinKey> {
         tgid: tag::tgid(),
         agent: own.agent,
         flags,
+        place,
+        pad: 0,
     })
 }
 

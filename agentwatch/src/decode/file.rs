@@ -34,7 +34,7 @@ pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
         name_len,
         base2_len,
         name2_len,
-        pad: _,
+        place: _,
     } = reader.take()?;
     let resolved = reader.bytes(path_len)?;
     let base = reader.bytes(base_len)?;

@@ -165,6 +165,8 @@ fn key(record: &[u8]) -> Option<ThinKey> {
         tgid: number32(record, offset_of!(Header, tgid))?,
         agent: number32(record, offset_of!(Header, agent))?,
         flags: number32(record, FILE + offset_of!(FileOp, open_flags))?,
+        place: number32(record, FILE + offset_of!(FileOp, place))?,
+        pad: 0,
     })
 }
 
@@ -204,6 +206,8 @@ mod tests {
         tgid: 8,
         agent: 9,
         flags: 1,
+        place: 0,
+        pad: 0,
     };
 
     /// The record of [`OPEN`], with a path of so many bytes.
