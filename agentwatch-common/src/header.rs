@@ -52,6 +52,8 @@ pub mod flag {
     pub const FAULT: u16 = 1 << 4;
     /// Userspace made this record (from `/proc`, from a map), not a kernel program.
     pub const USER: u16 = 1 << 5;
+    /// What was moved into an agent's cgroup is agentwatch, pid 1, or what agentwatch was started by.
+    pub const PROTECTED: u16 = 1 << 6;
 }
 
 /// Values of [`Header::kind`].

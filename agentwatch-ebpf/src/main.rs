@@ -89,12 +89,18 @@ fn cgroup_attach_task(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-// Files. One program for all the system calls that name files: userspace attaches it to each and
-// tells in a table where its arguments are.
+// Files. One pair of programs for all the system calls that name files, and one at the exit of those that
+// open one: userspace attaches them to each and tells in a table where its arguments are.
 
 #[tracepoint]
 fn file_enter(ctx: TracePointContext) -> u32 {
     probes::file::enter(&ctx);
+    0
+}
+
+#[tracepoint]
+fn open_exit(ctx: TracePointContext) -> u32 {
+    probes::open::exit(&ctx);
     0
 }
 

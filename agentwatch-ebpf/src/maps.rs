@@ -13,7 +13,7 @@ use agentwatch_common::{
     flow::{Borrowed, FlowKey, FlowState, Trigger},
     loss::{CounterKey, Read, Share},
     offsets::Offsets,
-    tag::Task,
+    tag::{Protected, Task},
 };
 use aya_ebpf::{
     Global,
@@ -107,6 +107,10 @@ pub static OWN: LruHashMap<OwnKey, u8> = LruHashMap::with_max_entries(32768, 0);
 #[map]
 pub static THINNED: HashMap<ThinKey, Thinned> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
+/// Where the key of an open is put together: there is no room on the stack. As [`SCRATCH`].
+#[map]
+pub static THIN_KEY: PerCpuArray<ThinKey> = PerCpuArray::with_max_entries(1, 0);
+
 /// What processes have mapped as code. The least recently used goes when it is full: then it may be told
 /// once more.
 #[map]
@@ -148,7 +152,11 @@ pub static COUNTERS: PerCpuHashMap<CounterKey, u64> = PerCpuHashMap::with_max_en
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// When this CPU woke userspace last for bulk records, `CLOCK_BOOTTIME` nanoseconds.
+/// Where in the urgent ring the last record ends that did not wake userspace.
+#[map]
+pub static LAZY: Array<u64> = Array::with_max_entries(1, 0);
+
+/// When this CPU woke userspace last for records that can wait, `CLOCK_BOOTTIME` nanoseconds.
 #[map]
 pub static LAST_WAKEUP: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -214,6 +222,12 @@ pub static DENIED_INODES: HashMap<DeniedKey, DeniedInode> =
 pub static DENIED_NAMES: HashMap<DeniedName, DeniedInode> =
     HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
-/// Process ids that agents may not touch: agentwatch's own.
+/// Process id → a process that is no agent's, whoever moves it where: agentwatch, pid 1 and what agentwatch
+/// was started by. Filled by userspace; full, the farthest ancestors are left out.
 #[map]
-pub static PROTECTED: HashMap<u32, u8> = HashMap::with_max_entries(16, BPF_F_NO_PREALLOC);
+pub static PROTECTED: HashMap<u32, Protected> = HashMap::with_max_entries(64, BPF_F_NO_PREALLOC);
+
+/// Agents whose process dies on the spot when it takes one of those hostage. Filled by userspace for the
+/// agents that it watches, which it refuses to overfill.
+#[map]
+pub static DEFENDED: HashMap<u32, u8> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);

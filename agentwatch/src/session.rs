@@ -119,6 +119,9 @@ impl Session {
             probe.budget(AGENT, &limits, workspace)?;
         }
         probe.thin(AGENT, session.pipeline.policy().events.thin)?;
+        if session.pipeline.defends() {
+            probe.defend(AGENT)?;
+        }
         session.enforce(&mut probe, &homes)?;
         probe.watch(AGENT, session.cgroup.path(), session.cgroup.id)?;
         session.take_in_members(&mut probe)?;
@@ -419,6 +422,12 @@ impl Sink for Outlet<'_> {
 
     fn cgroup(&self) -> Option<&AgentCgroup> {
         Some(self.cgroup)
+    }
+
+    fn free_hostages(&mut self) {
+        if let Err(error) = self.cgroup.free_hostages() {
+            self.notices.write(&format!("agentwatch: {error:#}\n"));
+        }
     }
 
     fn resume(&mut self, event: &Event, stopped: Stopped, left: u64) {

@@ -21,6 +21,7 @@ use super::file::{argument, number, result};
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
+        regs::pick,
         sock::{self, AF_INET, AF_INET6},
         task,
     },
@@ -134,21 +135,6 @@ fn returned(call: &Entered, result: i64) {
     } else {
         Way::Bulk
     });
-}
-
-/// One of six, 0 for [`CallRow::NONE`].
-#[inline(always)]
-fn pick(args: &[u64; 6], index: u8) -> u64 {
-    // By comparisons: the verifier follows those, and no index is out of bounds.
-    match index {
-        0 => args[0],
-        1 => args[1],
-        2 => args[2],
-        3 => args[3],
-        4 => args[4],
-        5 => args[5],
-        _ => 0,
-    }
 }
 
 /// Appends a string of the caller's, without its NUL.

@@ -11,6 +11,7 @@ pub mod head;
 pub mod hold;
 pub mod inode;
 pub mod mapped;
+pub mod open;
 pub mod packet;
 pub mod passed;
 pub mod path;

@@ -8,7 +8,7 @@ use agentwatch_common::{
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
 
 use crate::{
-    emit,
+    emit::{self, Way},
     kernel::{self, task},
     maps::{CALLS, PENDING, RECEIVING, TASKS, TRIGGERS},
     tag,
@@ -44,7 +44,7 @@ pub fn fork(ctx: &RawTracePointContext) {
     let child_cgroup = kernel::cgroup::of_task(child).unwrap_or(0);
     let parent_start_ns = parent.map_or(0, |parent: Task| parent.start_ns);
     let namespaces = task::new_namespaces(ctx.arg(0), child);
-    emit::prio(header, |fork: *mut Fork| {
+    emit::prio_by(Way::PrioLater, header, |fork: *mut Fork| {
         // SAFETY: reserved memory of this type.
         unsafe {
             fork.write(Fork {
@@ -81,7 +81,8 @@ pub fn exit(ctx: &RawTracePointContext) {
     let (utime_ns, stime_ns) = task::cpu_ns(current);
     let status = task::exit_status(current);
     let max_rss_pages = task::max_rss_pages(current);
-    emit::prio(emit::header(kind::EXIT, &own), |exit: *mut Exit| {
+    let header = emit::header(kind::EXIT, &own);
+    emit::prio_by(Way::PrioLater, header, |exit: *mut Exit| {
         // SAFETY: reserved memory of this type.
         unsafe {
             exit.write(Exit {

@@ -18,7 +18,7 @@ use super::{
     tcp,
 };
 use crate::{
-    emit,
+    emit::{self, Way},
     kernel::{sock, task},
     maps::{FLOWS, OWNERS, PENDING},
     tag,
@@ -136,7 +136,8 @@ pub fn release(ctx: &SockContext) {
         version: 0,
         pad: 0,
     };
-    emit::prio(emit::header(kind::SOCK_CLOSE, &own), |to: *mut Endpoint| {
+    let header = emit::header(kind::SOCK_CLOSE, &own);
+    emit::prio_by(Way::PrioLater, header, |to: *mut Endpoint| {
         // SAFETY: reserved memory of this type.
         unsafe { to.write(ends) };
     });

@@ -18,7 +18,7 @@ use aya_ebpf::{
 
 use super::connect::tcp_key;
 use crate::{
-    emit,
+    emit::{self, Way},
     kernel::sock::{AF_INET, mapped, version, words},
     maps::FLOWS,
 };
@@ -176,7 +176,8 @@ pub fn endpoint(cookie: u64, flow: &FlowState, proto: u8) -> Endpoint {
 #[inline(always)]
 pub fn opened(cookie: u64, flow: &FlowState, proto: u8) {
     let ends = endpoint(cookie, flow, proto);
-    emit::prio(header(kind::FLOW_OPEN, flow), |to: *mut Endpoint| {
+    let header = header(kind::FLOW_OPEN, flow);
+    emit::prio_by(Way::PrioLater, header, |to: *mut Endpoint| {
         // SAFETY: reserved memory of this type.
         unsafe { to.write(ends) };
     });
@@ -222,7 +223,8 @@ fn end(key: &FlowKey, flow: &FlowState, retransmits: Option<u32>) {
     if retransmits.is_some() {
         state |= close::RETRANSMITS;
     }
-    emit::prio(header(kind::FLOW_CLOSE, flow), |to: *mut FlowClose| {
+    let header = header(kind::FLOW_CLOSE, flow);
+    emit::prio_by(Way::PrioLater, header, |to: *mut FlowClose| {
         // SAFETY: reserved memory of this type.
         unsafe {
             to.write(FlowClose {

@@ -6,7 +6,7 @@
 //! but for those that the policy wants to know of, each of them.
 
 use agentwatch_common::{
-    file::{THIN_WINDOW_NS, ThinKey, Thinned},
+    file::{InodeKey, THIN_WINDOW_NS, ThinKey, Thinned},
     loss::counter,
     tag::Task,
 };
@@ -14,27 +14,26 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 
 use crate::{
     emit,
-    kernel::path::{self, Path},
-    maps::{THINNED, UNTHINNED},
+    kernel::path::Path,
+    maps::{THIN_KEY, THINNED, UNTHINNED},
     tag,
 };
 
-/// What makes an open a repetition of another one.
+/// What makes an open a repetition of another one; in this CPU's memory, until the next one.
 #[inline(always)]
-pub fn key(own: &Task, inode: u64, path: &Path, flags: u32) -> Option<ThinKey> {
-    let inode = path::inode_key(inode)?;
+pub fn key<'a>(own: &Task, inode: &InodeKey, path: &Path, flags: u32) -> Option<&'a ThinKey> {
+    let key = THIN_KEY.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own, and programs of tracepoints do not nest.
+    let key = unsafe { &mut *key };
+    key.ino = inode.ino;
+    key.start_ns = own.start_ns;
+    key.dev = inode.dev;
+    key.tgid = tag::tgid();
+    key.agent = own.agent;
+    key.flags = flags;
     // Both are aligned, to cache lines mostly.
-    let place = (path.dentry >> 5) as u32 ^ ((path.mount >> 5) as u32).rotate_left(16);
-    Some(ThinKey {
-        ino: inode.ino,
-        start_ns: own.start_ns,
-        dev: inode.dev,
-        tgid: tag::tgid(),
-        agent: own.agent,
-        flags,
-        place,
-        pad: 0,
-    })
+    key.place = (path.dentry >> 5) as u32 ^ ((path.mount >> 5) as u32).rotate_left(16);
+    Some(key)
 }
 
 /// Whether an open repeats one that was sent a short while ago. It is counted then.

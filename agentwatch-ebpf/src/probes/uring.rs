@@ -13,7 +13,7 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, programs::RawTrace
 
 use super::{
     file::{self, AT_REMOVEDIR},
-    socket,
+    open, socket,
 };
 use crate::{
     emit::{self, Builder, Way, mask},
@@ -268,7 +268,7 @@ pub fn complete(ctx: &RawTracePointContext) {
     }
     if result >= 0 {
         let Request { flags, mode, .. } = entry;
-        file::opened(&entry.task, result as i32, flags, mode, state::URING);
+        open::opened::<0, 0>(&entry.task, result as i32, flags, mode, state::URING);
     }
 }
 

@@ -60,20 +60,25 @@ pub fn until_nul(bytes: &[u8]) -> String {
 
 /// A path that was written leaf first, as an absolute one. A cut one begins with `…/`.
 pub fn reversed_path(bytes: &[u8], cut: bool) -> String {
-    let mut out = String::with_capacity(bytes.len() + 4);
+    // One more byte than the leaf-first form, which ends without a slash, and the mark of a cut.
+    let mut out = String::with_capacity(bytes.len() + '…'.len_utf8() + 1);
+    reversed_path_into(&mut out, bytes, cut);
+    out
+}
+
+/// The same, at the end of `out`.
+pub fn reversed_path_into(out: &mut String, bytes: &[u8], cut: bool) {
     if cut {
         out.push('…');
     }
-    let mut any = false;
-    for component in bytes.split(|b| *b == b'/').rev().filter(|c| !c.is_empty()) {
+    let start = out.len();
+    for component in bytes.rsplit(|b| *b == b'/').filter(|c| !c.is_empty()) {
         out.push('/');
-        escape_into(&mut out, component);
-        any = true;
+        escape_into(out, component);
     }
-    if !any {
+    if out.len() == start {
         out.push('/');
     }
-    out
 }
 
 /// Arguments: each ends with NUL, the last may be cut. At most `max`, since a program may have put

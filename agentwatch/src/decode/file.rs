@@ -7,7 +7,7 @@ use agentwatch_common::{
 
 use super::{
     DecodeError,
-    bytes::{Reader, Wire, reversed_path},
+    bytes::{Reader, Wire, reversed_path, reversed_path_into},
 };
 use crate::{
     event::{Device, File, FileOp, Inode, PathSource},
@@ -117,6 +117,30 @@ pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
         file.replaced = None;
     }
     Ok(file)
+}
+
+/// See [`super::plain_read`].
+pub fn plain_read(reader: &mut Reader<'_>, flags: u16, path: &mut String) -> bool {
+    let Ok(file::FileOp {
+        result,
+        state: bits,
+        op,
+        path_len,
+        ..
+    }) = reader.take()
+    else {
+        return false;
+    };
+    // A path that is not the descriptor's own is for the whole decoder.
+    let other = state::WRITE | state::DEVICE | state::PATH_OF_INODE;
+    if op != op::OPEN || result < 0 || bits & other != 0 || path_len == 0 {
+        return false;
+    }
+    let Ok(resolved) = reader.bytes(path_len) else {
+        return false;
+    };
+    reversed_path_into(path, resolved, flags & flag::PATH_CUT != 0);
+    true
 }
 
 fn operation(value: u16) -> Result<FileOp, DecodeError> {

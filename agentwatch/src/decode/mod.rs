@@ -97,6 +97,23 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     })
 }
 
+/// Whether a record is of an open for reading that worked, of no device: then only the policy's
+/// sensitive paths make it an event. Its path is put into `path`: nothing is allocated for what is
+/// neither kept nor shown, once `path` is long enough. What is no whole record is none of these.
+pub fn plain_read(record: &[u8], path: &mut String) -> bool {
+    path.clear();
+    let mut reader = Reader::new(record);
+    let Ok(Header {
+        len, kind, flags, ..
+    }) = reader.take::<Header>()
+    else {
+        return false;
+    };
+    kind == kind::FILE
+        && usize::try_from(len) == Ok(record.len())
+        && file::plain_read(&mut reader, flags, path)
+}
+
 fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<Kind, DecodeError> {
     Ok(match kind {
         kind::EXEC => Kind::Exec(Box::new(exec::exec(reader, flags)?)),
@@ -127,6 +144,7 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
                 moved,
                 to,
                 to_agent,
+                protected: flags & flag::PROTECTED != 0,
             }
         }
         kind::CONNECT => Kind::Connect(Box::new(flow::connect(reader)?)),

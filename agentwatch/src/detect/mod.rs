@@ -3,6 +3,7 @@
 
 pub mod event_flood;
 pub mod mass_deletion;
+pub mod monitor_tampering;
 pub mod policy_violation;
 pub mod reverse_tunnel;
 
@@ -58,6 +59,9 @@ impl Detectors {
         if policy.detectors.mass_deletion.enabled {
             self.mass_deletion
                 .observe(event, before, world, policy, &mut found);
+        }
+        if policy.detectors.monitor_tampering.enabled {
+            monitor_tampering::observe(event, world, &mut found);
         }
         if policy.detectors.policy_violation.enabled {
             self.policy_violation

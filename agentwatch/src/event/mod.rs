@@ -84,6 +84,8 @@ pub enum Kind {
         to: u64,
         /// The agent of that cgroup, 0 for none.
         to_agent: u32,
+        /// It is agentwatch, pid 1, or what agentwatch was started by: no agent's, wherever it is.
+        protected: bool,
     },
     /// A process asked for a connection.
     Connect(Box<Connect>),

@@ -148,6 +148,8 @@ pub struct Detectors {
     pub reverse_tunnel: ReverseTunnel,
     /// Many files deleted that the agent did not create.
     pub mass_deletion: MassDeletion,
+    /// Something was done to agentwatch itself.
+    pub monitor_tampering: MonitorTampering,
     /// Something that the policy denies was tried.
     pub policy_violation: PolicyViolation,
     /// The agent does more than can be told of it.
@@ -169,6 +171,25 @@ impl Default for EventFlood {
         Self {
             enabled: true,
             action: Action::Alert,
+        }
+    }
+}
+
+/// `monitor-tampering`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MonitorTampering {
+    /// Whether it looks at all.
+    pub enabled: bool,
+    /// What is done about a finding.
+    pub action: Action,
+}
+
+impl Default for MonitorTampering {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            action: Action::Kill,
         }
     }
 }
@@ -331,6 +352,7 @@ impl Detectors {
             "reverse-tunnel" => self.reverse_tunnel.action,
             "mass-deletion" => self.mass_deletion.action,
             "event-flood" => self.event_flood.action,
+            "monitor-tampering" => self.monitor_tampering.action,
             "policy-violation" => self.policy_violation.action,
             _ => Action::Log,
         }

@@ -132,8 +132,17 @@ pub const MAPPED: SyscallTracepoint = SyscallTracepoint {
 /// See [`MAPPED`].
 pub const CODE: &str = "files mapped as code";
 
-/// Programs at both ends of every call of [`super::syscalls`].
-pub const FILES: [(&str, &str); 2] = [("file_enter", "sys_enter_"), ("file_exit", "sys_exit_")];
+/// Programs at both ends of every call of [`super::syscalls`] that opens no file.
+pub const FILES: [(&str, &str); 2] = [("file_enter", ENTER), ("file_exit", EXIT)];
+
+/// The same of those that do.
+pub const OPENS: [(&str, &str); 2] = [("file_enter", ENTER), ("open_exit", EXIT)];
+
+/// What the names of tracepoints at the exit of system calls begin with.
+const EXIT: &str = "sys_exit_";
+
+/// What the names of tracepoints at the entry of system calls begin with.
+pub const ENTER: &str = "sys_enter_";
 
 /// What `doctor` says of the tracepoints of io_uring.
 pub const URING: &str = "files and connections through io_uring";

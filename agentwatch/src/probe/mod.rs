@@ -7,6 +7,7 @@ pub mod calls;
 pub mod deny;
 pub mod hooks;
 mod leave;
+mod log;
 pub mod memory;
 pub mod offsets;
 mod parallel;
@@ -23,8 +24,9 @@ use std::{fs::File, io, os::fd::AsFd as _, path::Path, sync::Arc};
 use agentwatch_common::{
     call::CallRow,
     config::Config,
-    file::{InodeKey, LEAF_MAX, NameKey, Syscall},
+    file::{InodeKey, LEAF_MAX, NameKey, Syscall, op},
     loss::Share,
+    offsets::Offsets,
     tag::Task,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -32,11 +34,15 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap},
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint, TracePoint,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType, RawTracePoint,
+        TracePoint,
     },
+    sys::{BpfHelper, is_helper_supported},
 };
 use aya_log::EbpfLogger;
 
+pub use self::log::KernelLog;
+use self::log::Stderr;
 use offsets::Layout;
 pub use rings::Rings;
 
@@ -88,6 +94,8 @@ pub struct Probe {
     ebpf: Ebpf,
     /// What was tried.
     pub capabilities: Vec<Capability>,
+    /// Opens need no tracepoint at their entry.
+    args_at_exit: bool,
     /// Denial by security modules.
     lsm: deny::LsmState,
     following: borrowed::Following,
@@ -110,8 +118,10 @@ impl Probe {
             lsm: deny::LsmState::new(btf),
             following: borrowed::Following::default(),
             trampolines_refused: None,
+            args_at_exit: args_at_exit(&layout),
         };
         probe.fill_syscalls()?;
+        probe.name_protected()?;
         let trampolines = probe.attach_trampolines();
         probe.verify(trampolines.is_ok());
         probe.attach_host()?;
@@ -166,7 +176,11 @@ impl Probe {
         let result = self.attach_syscall(hooks::MAPPED.program, hooks::MAPPED.tracepoint);
         self.note("tracepoint sys_enter_mmap", hooks::CODE, false, result)?;
         for row in syscalls::rows() {
-            for (program, prefix) in hooks::FILES {
+            let opens = row.call.op == op::OPEN;
+            for (program, prefix) in if opens { hooks::OPENS } else { hooks::FILES } {
+                if opens && prefix == hooks::ENTER && self.args_at_exit {
+                    continue;
+                }
                 let tracepoint = format!("{prefix}{}", row.name);
                 let result = self.attach_syscall(program, &tracepoint);
                 // A kernel older than the call has no tracepoint for it, and nobody can call it.
@@ -426,6 +440,13 @@ impl Probe {
     }
 }
 
+/// Whether the kernel programs can read the arguments of a system call at its exit.
+fn args_at_exit(layout: &Layout) -> bool {
+    let helper = BpfHelper::BPF_FUNC_task_pt_regs;
+    layout.offsets.regs_arg0 != Offsets::MISSING
+        && is_helper_supported(ProgramType::TracePoint, helper).unwrap_or(false)
+}
+
 /// The object with its maps made and its globals set, no program of it loaded yet; and the kernel's types,
 /// where aya can read them.
 fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
@@ -439,6 +460,7 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
     let config = Config {
         send_all_reads: u32::from(options.send_all_reads),
         uring_cqe: u32::from(layout.uring_cqe),
+        args_at_exit: u32::from(args_at_exit(&layout)),
         ..Config::DEFAULT
     };
     let mut loader = EbpfLoader::new();
@@ -459,31 +481,6 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         .map_err(|error| explain(&error))
         .context("the kernel does not take agentwatch's programs")?;
     Ok((ebpf, layout, btf))
-}
-
-/// The kernel programs' own diagnostics.
-pub struct KernelLog(EbpfLogger<Stderr>);
-
-impl KernelLog {
-    /// Prints what there is.
-    pub fn flush(&mut self) {
-        self.0.flush();
-    }
-}
-
-/// Prints the kernel programs' diagnostics.
-struct Stderr;
-
-impl log::Log for Stderr {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        eprintln!("agentwatch: kernel: {}: {}", record.level(), record.args());
-    }
-
-    fn flush(&self) {}
 }
 
 /// A name as the kernel programs look it up.

@@ -20,6 +20,7 @@ impl Probe {
     pub(super) fn verify(&mut self, trampolines: bool) {
         let mut wanted: Vec<&str> = Vec::new();
         // First what takes longest.
+        wanted.push(hooks::OPENS[1].0);
         wanted.extend(hooks::FILES.iter().rev().map(|(program, _)| program));
         if !trampolines {
             wanted.extend(hooks::INODE_CHANGES.iter().map(|(program, _)| program));

@@ -168,6 +168,7 @@ pub fn every_kind() -> Vec<Kind> {
             moved: 3,
             to: u64::MAX,
             to_agent: 0,
+            protected: true,
         },
         Kind::Connect(Box::new(Connect {
             endpoint: endpoint(),
