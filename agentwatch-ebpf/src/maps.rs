@@ -22,7 +22,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 
-use crate::probes::{call::Entered, file::Pending, uring::Request};
+use crate::probes::{call::Entered, file::Pending, thin::Slot, uring::Request};
 
 /// Where the running kernel's structure members are.
 #[unsafe(no_mangle)]
@@ -109,7 +109,7 @@ pub static THINNED: HashMap<ThinKey, Thinned> = HashMap::with_max_entries(4096, 
 
 /// Where the key of an open is put together: there is no room on the stack. As [`SCRATCH`].
 #[map]
-pub static THIN_KEY: PerCpuArray<ThinKey> = PerCpuArray::with_max_entries(1, 0);
+pub static THIN_SLOT: PerCpuArray<Slot> = PerCpuArray::with_max_entries(1, 0);
 
 /// What processes have mapped as code. The least recently used goes when it is full: then it may be told
 /// once more.

@@ -165,28 +165,25 @@ pub fn opened<const F: usize, const I: usize>(
         return;
     };
     let device = device(&inode);
-    let made = mode & FMODE_CREATED != 0;
-    let plain = write && !made && flags & O_TRUNC == 0 && device == 0 && bits == 0;
-    let mut thin = if plain && !config::send_all_reads() {
-        inode
-            .key()
-            .and_then(|inode| thin::key(own, &inode, &path, flags))
-    } else {
-        None
-    };
-    if let Some(key) = thin
-        && thin::repeats(key)
+    let changes = mode & FMODE_CREATED != 0 || flags & O_TRUNC != 0;
+    let plain = write && !changes && device == 0 && bits == 0 && !config::send_all_reads();
+    if plain
+        && let Some(inode) = inode.key()
+        && thin::repeats(own, &inode, &path, flags)
     {
         return;
     }
-    if (!write && device == 0 && !config::send_all_reads()) || thin.is_some() {
+    let asked = !write && device == 0 && !config::send_all_reads();
+    let mut alone = !plain;
+    if asked || plain {
         let sensitive = is_sensitive(&path, &inode);
-        if !write && !sensitive {
+        if asked && !sensitive {
             return;
         }
-        if sensitive || !thin::is_wanted(own.agent) {
-            thin = None;
-        }
+        alone |= sensitive || !thin::is_wanted(own.agent);
+    }
+    if alone {
+        thin::clear();
     }
     let Some(out) = Builder::<FileOp>::new(kind::FILE, own) else {
         return;
@@ -197,7 +194,7 @@ pub fn opened<const F: usize, const I: usize>(
     file.mode = asked_mode;
     file.op = op::OPEN;
     file.state = bits;
-    if let Some(key) = thin {
+    if let Some(key) = thin::key() {
         file.place = key.place;
         file.state |= state::THINNED;
     }
@@ -208,7 +205,7 @@ pub fn opened<const F: usize, const I: usize>(
     } else {
         state::SENSITIVE
     };
-    if made {
+    if mode & FMODE_CREATED != 0 {
         file.state |= state::CREATED;
         if let Some(key) = inode.key() {
             budget::made(own.agent, key);
@@ -219,14 +216,14 @@ pub fn opened<const F: usize, const I: usize>(
         file.extra = device;
     }
     file.path_len = path.write(&out, flag::PATH_CUT).len;
-    let truncates = write && flags & O_TRUNC != 0 && !made;
+    let truncates = write && flags & O_TRUNC != 0 && mode & FMODE_CREATED == 0;
     let sent = out.send(if write && !truncates {
         Way::Bulk
     } else {
         Way::BulkSoon
     });
-    if sent && let Some(key) = &thin {
-        thin::sent(key);
+    if sent {
+        thin::sent();
     }
     if truncates && let Some(key) = inode.key() {
         let folder = read(path.dentry, offset!(dentry_parent)).unwrap_or(0);

@@ -15,16 +15,43 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use crate::{
     emit,
     kernel::path::Path,
-    maps::{THIN_KEY, THINNED, UNTHINNED},
+    maps::{THIN_SLOT, THINNED, UNTHINNED},
     tag,
 };
 
-/// What makes an open a repetition of another one; in this CPU's memory, until the next one.
+/// The open that is looked at, in this CPU's memory.
+#[repr(C)]
+pub struct Slot {
+    key: ThinKey,
+    /// 1: it may be repeated.
+    set: u32,
+    pad: u32,
+}
+
+/// This CPU's.
 #[inline(always)]
-pub fn key<'a>(own: &Task, inode: &InodeKey, path: &Path, flags: u32) -> Option<&'a ThinKey> {
-    let key = THIN_KEY.get_ptr_mut(0)?;
+fn slot<'a>() -> Option<&'a mut Slot> {
     // SAFETY: this CPU's own, and programs of tracepoints do not nest.
-    let key = unsafe { &mut *key };
+    THIN_SLOT.get_ptr_mut(0).map(|slot| unsafe { &mut *slot })
+}
+
+/// Begins with an open that is not to be thinned.
+#[inline(always)]
+pub fn clear() {
+    if let Some(slot) = slot() {
+        slot.set = 0;
+    }
+}
+
+/// Whether an open repeats one that was sent a short while ago. It is counted then; else it is one that
+/// may be repeated, until [`clear`].
+#[inline(always)]
+pub fn repeats(own: &Task, inode: &InodeKey, path: &Path, flags: u32) -> bool {
+    let Some(slot) = slot() else {
+        return false;
+    };
+    slot.set = 1;
+    let key = &mut slot.key;
     key.ino = inode.ino;
     key.start_ns = own.start_ns;
     key.dev = inode.dev;
@@ -33,13 +60,7 @@ pub fn key<'a>(own: &Task, inode: &InodeKey, path: &Path, flags: u32) -> Option<
     key.flags = flags;
     // Both are aligned, to cache lines mostly.
     key.place = (path.dentry >> 5) as u32 ^ ((path.mount >> 5) as u32).rotate_left(16);
-    Some(key)
-}
-
-/// Whether an open repeats one that was sent a short while ago. It is counted then.
-#[inline(always)]
-pub fn repeats(key: &ThinKey) -> bool {
-    let Some(seen) = THINNED.get_ptr_mut(key) else {
+    let Some(seen) = THINNED.get_ptr_mut(&*key) else {
         return false;
     };
     // SAFETY: an entry of the map. Userspace removes it only when its window is long over, so what is
@@ -54,6 +75,12 @@ pub fn repeats(key: &ThinKey) -> bool {
     true
 }
 
+/// What makes an open a repetition of this one, if one may be.
+#[inline(always)]
+pub fn key<'a>() -> Option<&'a ThinKey> {
+    slot().filter(|slot| slot.set != 0).map(|slot| &slot.key)
+}
+
 /// Whether an agent's opens are thinned.
 #[inline(always)]
 pub fn is_wanted(agent: u32) -> bool {
@@ -62,7 +89,10 @@ pub fn is_wanted(agent: u32) -> bool {
 
 /// An open was sent: a window begins.
 #[inline(always)]
-pub fn sent(key: &ThinKey) {
+pub fn sent() {
+    let Some(key) = key() else {
+        return;
+    };
     let at_ns = emit::now_ns();
     if let Some(seen) = THINNED.get_ptr_mut(key) {
         // SAFETY: an entry of the map; what was counted stays.
