@@ -88,7 +88,9 @@ pub mod kind {
     pub const SOCK_CLOSE: u16 = 22;
     /// [`crate::flow::Endpoint`]: a process got a socket from another one.
     pub const SOCKET_RECEIVED: u16 = 23;
-    // 24 to 31 are reserved for sockets.
+    /// [`crate::flow::Endpoint`]: a process has a socket from before it was the agent's.
+    pub const SOCKET_INHERITED: u16 = 24;
+    // 25 to 31 are reserved for sockets.
     /// [`crate::file::FileOp`]
     pub const FILE: u16 = 32;
     /// [`crate::budget::Stopped`]

@@ -155,6 +155,14 @@ offsets! {
     skc_num: "sock_common"."skc_num",
     skc_v6_daddr: "sock_common"."skc_v6_daddr",
     skc_v6_rcv_saddr: "sock_common"."skc_v6_rcv_saddr",
+    skc_state: "sock_common"."skc_state",
+    skc_flags: "sock_common"."skc_flags",
+    sk_cgroup_data: "sock"."sk_cgrp_data",
+    cgroup_data_cgroup: "sock_cgroup_data"."cgroup",
+    tcp_bytes_received: "tcp_sock"."bytes_received",
+    tcp_bytes_sent: "tcp_sock"."bytes_sent",
+    tcp_bytes_retrans: "tcp_sock"."bytes_retrans",
+    tcp_total_retrans: "tcp_sock"."total_retrans",
 }
 
 crate::pod!(Offsets);

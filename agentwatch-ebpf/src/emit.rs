@@ -423,9 +423,9 @@ impl<T> Builder<T> {
         unsafe { (&raw mut (*self.scratch).pos).write_volatile(pos as u64) };
     }
 
-    /// Sends the record.
+    /// Sends the record; whether it is on its way. What is not has been counted.
     #[inline(always)]
-    pub fn send(self, way: Way) {
+    pub fn send(self, way: Way) -> bool {
         let (record, pos) = (self.record(), self.position());
         // SAFETY: as in `new`.
         let header = unsafe { &mut (*record).header };
@@ -445,7 +445,7 @@ impl<T> Builder<T> {
             && !has_room(share, agent, way.is_prio(), len as u64)
         {
             count(agent, counter::LOST_SHARE_FULL);
-            return;
+            return false;
         }
         way.before(len as u64);
         let wakeup = way.wakeup(len as u64);
@@ -454,9 +454,12 @@ impl<T> Builder<T> {
             unsafe { bpf_ringbuf_output(to.cast_mut().cast(), record.cast(), len as u64, wakeup) };
         if result != 0 {
             count(agent, lost);
-        } else if let Some(share) = share {
+            return false;
+        }
+        if let Some(share) = share {
             charge(share, way.is_prio(), len as u64);
         }
+        true
     }
 }
 

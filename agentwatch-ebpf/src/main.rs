@@ -110,6 +110,12 @@ fn file_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
+#[tracepoint]
+fn mmap_enter(ctx: TracePointContext) -> u32 {
+    probes::mapped::enter(&ctx);
+    0
+}
+
 // Since 6.13 the kernel tells of each change of an inode's ctime. Between entry and exit of a call
 // upon a file that is the inode which the call changed, whatever the caller's string said.
 
@@ -272,6 +278,27 @@ fn recvmsg_enter(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     probes::passed::exit(&ctx);
+    0
+}
+
+// Sockets that somebody outside made. The first one is attached while an agent has such sockets; the
+// others are run by userspace, with what it passes as arguments.
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn socket_state(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::state(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+fn socket_inherited(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::inherited(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+fn socket_ask(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::ask(&ctx);
     0
 }
 

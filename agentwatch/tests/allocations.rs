@@ -91,14 +91,14 @@ fn open(path: &[u8], state: u32) -> Bytes {
         mode: 0,
         state,
         extra: 0,
-        pad2: 0,
+        repeats: 0,
         op: op::OPEN,
         path_len: u16::try_from(path.len()).expect("a short path"),
         base_len: 0,
         name_len: 0,
         base2_len: 0,
         name2_len: 0,
-        pad: [0; 2],
+        place: 0,
     };
     let header = source::header(kind::FILE, 1, 42, 7, 1_000);
     source::record(&mut BytesMut::new(), header, &payload, &[path])

@@ -288,11 +288,4 @@ pub fn touch(to: &mut Touched, inode: u64) -> bool {
 }
 
 /// No inode.
-pub const UNTOUCHED: Touched = Touched {
-    ino: 0,
-    dev: 0,
-    nlink: 0,
-    mode: 0,
-    leaf_len: 0,
-    leaf: [0; LEAF_MAX],
-};
+pub const UNTOUCHED: Touched = Touched::NONE;

@@ -13,6 +13,7 @@ use aya_ebpf::programs::TracePointContext;
 use super::{
     budget,
     file::{S_IFDIR, S_IFMT, directory, done, entered, how, name, result, syscall},
+    thin,
 };
 use crate::{
     emit::{self, Builder, Way},
@@ -164,8 +165,25 @@ pub fn opened<const F: usize, const I: usize>(
         return;
     };
     let device = device(&inode);
-    if !write && device == 0 && !config::send_all_reads() && !is_sensitive(&path, &inode) {
+    let changes = mode & FMODE_CREATED != 0 || flags & O_TRUNC != 0;
+    let plain = write && !changes && device == 0 && bits == 0 && !config::send_all_reads();
+    if plain
+        && let Some(inode) = inode.key()
+        && thin::repeats(own, &inode, &path, flags)
+    {
         return;
+    }
+    let asked = !write && device == 0 && !config::send_all_reads();
+    let mut alone = !plain;
+    if asked || plain {
+        let sensitive = is_sensitive(&path, &inode);
+        if asked && !sensitive {
+            return;
+        }
+        alone |= sensitive || !thin::is_wanted(own.agent);
+    }
+    if alone {
+        thin::clear();
     }
     let Some(out) = Builder::<FileOp>::new(kind::FILE, own) else {
         return;
@@ -176,6 +194,10 @@ pub fn opened<const F: usize, const I: usize>(
     file.mode = asked_mode;
     file.op = op::OPEN;
     file.state = bits;
+    if let Some(key) = thin::key() {
+        file.place = key.place;
+        file.state |= state::THINNED;
+    }
     inode.touch(&mut file.target);
     file.size = inode.size();
     file.state |= if write {
@@ -195,11 +217,14 @@ pub fn opened<const F: usize, const I: usize>(
     }
     file.path_len = path.write(&out, flag::PATH_CUT).len;
     let truncates = write && flags & O_TRUNC != 0 && mode & FMODE_CREATED == 0;
-    out.send(if write && !truncates {
+    let sent = out.send(if write && !truncates {
         Way::Bulk
     } else {
         Way::BulkSoon
     });
+    if sent {
+        thin::sent();
+    }
     if truncates && let Some(key) = inode.key() {
         let folder = read(path.dentry, offset!(dentry_parent)).unwrap_or(0);
         budget::take_away(own, budget::is_own(own.agent, key), folder);

@@ -1,7 +1,7 @@
 //! Sockets in their process's context: listen, accept, release.
 
 use agentwatch_common::{
-    flow::{Endpoint, direction, state},
+    flow::{Endpoint, close, direction, state},
     kind,
     tag::Task,
 };
@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 
 use super::{
+    borrowed::{self, User},
     connect::{is_datagram, tcp_key},
     file::{self, Pending},
     tcp,
@@ -64,11 +65,21 @@ pub fn accept_exit(ctx: &TracePointContext) {
 /// A process got a descriptor of a connection.
 #[inline(always)]
 pub fn accepted(own: &Task, fd: i32) {
-    let Some(mut ends) = task::file(task::current(), fd).and_then(sock::of_file) else {
+    let Some(file) = task::file(task::current(), fd) else {
+        return;
+    };
+    let Some(mut ends) = sock::of_file(file) else {
         return;
     };
     ends.direction = direction::IN;
     let header = emit::header(kind::ACCEPT, own);
+    // It has the cgroup of its listener, which may be from before the agent.
+    let user = User {
+        task: own,
+        tgid: header.tgid,
+        uid: header.uid,
+    };
+    borrowed::take_down(&user, file, &mut ends, close::INHERITED, false);
     if let Some(flow) = FLOWS.get_ptr_mut(&tcp_key(ends.cookie)) {
         // SAFETY: an entry of the map. A packet may be counted at the same time; it does not write
         // these fields once the agent is set.

@@ -27,14 +27,14 @@ pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
         mode,
         state: bits,
         extra,
-        pad2: _,
+        repeats,
         op,
         path_len,
         base_len,
         name_len,
         base2_len,
         name2_len,
-        pad: _,
+        place: _,
     } = reader.take()?;
     let resolved = reader.bytes(path_len)?;
     let base = reader.bytes(base_len)?;
@@ -108,6 +108,7 @@ pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
         mode,
         flags: open_flags,
         size,
+        count: repeats.max(1),
         created: bits & state::CREATED != 0,
         write: bits & state::WRITE != 0,
         uring: bits & state::URING != 0,
@@ -160,6 +161,7 @@ fn operation(value: u16) -> Result<FileOp, DecodeError> {
         op::UMOUNT => FileOp::Umount,
         op::PIVOT_ROOT => FileOp::PivotRoot,
         op::CHROOT => FileOp::Chroot,
+        op::MMAP_EXEC => FileOp::MmapExec,
         other => {
             return Err(DecodeError::Value {
                 what: "a file operation",

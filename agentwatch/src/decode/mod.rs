@@ -150,6 +150,7 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
         kind::CONNECT => Kind::Connect(Box::new(flow::connect(reader)?)),
         kind::ACCEPT => Kind::Accept(flow::endpoint(reader)?),
         kind::SOCKET_RECEIVED => Kind::SocketReceived(flow::endpoint(reader)?),
+        kind::SOCKET_INHERITED => Kind::SocketInherited(flow::endpoint(reader)?),
         kind::LISTEN => Kind::Listen(flow::endpoint(reader)?),
         kind::FLOW_OPEN => Kind::FlowOpen(flow::endpoint(reader)?),
         kind::FLOW_DATA => Kind::FlowData(Box::new(flow::data(reader)?)),
@@ -230,7 +231,7 @@ fn agent(reader: &mut Reader<'_>) -> Result<AgentInfo, DecodeError> {
 }
 
 /// The reasons of a loss, from [`loss::counter::LOST_FIRST`] on.
-pub const LOSS_REASONS: [&str; 8] = [
+pub const LOSS_REASONS: [&str; 7] = [
     "urgent ring full",
     "bulk ring full",
     "too many calls in flight",
@@ -238,8 +239,10 @@ pub const LOSS_REASONS: [&str; 8] = [
     "no scratch memory",
     "more than the agent's share",
     "reserved",
-    "reserved",
 ];
+
+/// Those of them that say that more came than was read.
+pub const UNREAD: [&str; 3] = [LOSS_REASONS[0], LOSS_REASONS[1], LOSS_REASONS[5]];
 
 fn tally(reader: &mut Reader<'_>) -> Result<Tally, DecodeError> {
     Ok(Tally::from(&reader.take::<loss::Tally>()?))
@@ -251,6 +254,7 @@ impl From<&loss::Tally> for Tally {
             emitted,
             delivered,
             lost,
+            thinned,
             cut,
             faults,
             untagged,
@@ -265,6 +269,7 @@ impl From<&loss::Tally> for Tally {
                 .zip(lost)
                 .filter(|(_, n)| *n > 0)
                 .collect(),
+            thinned,
             cut,
             faults,
             untagged,

@@ -1,6 +1,7 @@
 //! The detectors: from events and what is known, to findings. Pure: no clock but the events', no
 //! input or output, so that a recording gives the same findings again.
 
+pub mod event_flood;
 pub mod mass_deletion;
 pub mod monitor_tampering;
 pub mod policy_violation;
@@ -38,6 +39,7 @@ pub struct Detectors {
     reverse_tunnel: reverse_tunnel::ReverseTunnel,
     mass_deletion: mass_deletion::MassDeletion,
     policy_violation: policy_violation::PolicyViolation,
+    event_flood: event_flood::EventFlood,
 }
 
 impl Detectors {
@@ -64,6 +66,9 @@ impl Detectors {
         if policy.detectors.policy_violation.enabled {
             self.policy_violation
                 .observe(event, world, policy, &mut found);
+        }
+        if policy.detectors.event_flood.enabled {
+            self.event_flood.observe(event, world, &mut found);
         }
         found
     }

@@ -124,6 +124,14 @@ pub const SOCKETS: &[SyscallTracepoint] = &[
     },
 ];
 
+/// The syscall tracepoint of files that become code, and what `doctor` says of it.
+pub const MAPPED: SyscallTracepoint = SyscallTracepoint {
+    program: "mmap_enter",
+    tracepoint: "sys_enter_mmap",
+};
+/// See [`MAPPED`].
+pub const CODE: &str = "files mapped as code";
+
 /// Programs at both ends of every call of [`super::syscalls`] that opens no file.
 pub const FILES: [(&str, &str); 2] = [("file_enter", ENTER), ("file_exit", EXIT)];
 

@@ -1,42 +1,38 @@
 //! The kernel programs: loading, attaching, filling their maps. With `source.rs` the only place that
 //! names aya.
 
+pub mod borrowed;
 mod budget;
 pub mod calls;
 pub mod deny;
 pub mod hooks;
 mod leave;
 mod log;
+pub mod memory;
 pub mod offsets;
 mod parallel;
 mod paths;
+mod rings;
 pub mod seed;
 pub mod support;
 pub mod syscalls;
 pub mod tiers;
 pub mod verifier;
 
-use std::{
-    fs::File,
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::File, io, os::fd::AsFd as _, path::Path, sync::Arc};
 
 use agentwatch_common::{
     call::CallRow,
     config::Config,
     file::{InodeKey, LEAF_MAX, NameKey, Syscall, op},
-    flow::{FlowKey, FlowState},
-    loss::{CounterKey, Read, Share, Tally, counter},
+    loss::Share,
     offsets::Offsets,
     tag::Task,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap},
     programs::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType, RawTracePoint,
         TracePoint,
@@ -48,6 +44,7 @@ use aya_log::EbpfLogger;
 pub use self::log::KernelLog;
 use self::log::Stderr;
 use offsets::Layout;
+pub use rings::Rings;
 
 /// The kernel programs, compiled by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentwatch.bpf.o"));
@@ -60,6 +57,8 @@ pub struct Options {
     /// The kernel programs' own diagnostics: 0 none, 1 errors … 5 traces. At 0 the verifier removes
     /// them.
     pub kernel_log: u8,
+    /// What the maps that an agent can fill may take at most, MiB: see [`memory`].
+    pub map_mib: u32,
     /// Bytes of the bulk ring, a power of two of pages; `None` for the default.
     pub bulk_bytes: Option<u32>,
     /// Bytes of the urgent ring, likewise.
@@ -71,6 +70,7 @@ impl Options {
     pub const DEFAULT: Self = Self {
         send_all_reads: false,
         kernel_log: 0,
+        map_mib: memory::DEFAULT_MIB,
         bulk_bytes: None,
         prio_bytes: None,
     };
@@ -98,6 +98,7 @@ pub struct Probe {
     args_at_exit: bool,
     /// Denial by security modules.
     lsm: deny::LsmState,
+    following: borrowed::Following,
     /// Why the kernel refuses the trampoline tier, if it does.
     pub trampolines_refused: Option<String>,
 }
@@ -115,6 +116,7 @@ impl Probe {
             ebpf,
             capabilities: Vec::new(),
             lsm: deny::LsmState::new(btf),
+            following: borrowed::Following::default(),
             trampolines_refused: None,
             args_at_exit: args_at_exit(&layout),
         };
@@ -171,6 +173,8 @@ impl Probe {
                 result,
             )?;
         }
+        let result = self.attach_syscall(hooks::MAPPED.program, hooks::MAPPED.tracepoint);
+        self.note("tracepoint sys_enter_mmap", hooks::CODE, false, result)?;
         for row in syscalls::rows() {
             let opens = row.call.op == op::OPEN;
             for (program, prefix) in if opens { hooks::OPENS } else { hooks::FILES } {
@@ -409,21 +413,6 @@ impl Probe {
             .context("cannot give the agent its share of the rings")
     }
 
-    /// The two ring buffers and what the source reads beside them. Once.
-    ///
-    /// # Errors
-    ///
-    /// When they were taken already.
-    pub fn take_rings(&mut self) -> Result<Rings> {
-        Ok(Rings {
-            prio: self.take("EVENTS_PRIO")?.try_into()?,
-            bulk: self.take("EVENTS_BULK")?.try_into()?,
-            flows: self.take("FLOWS")?.try_into()?,
-            read: self.take("READ")?.try_into()?,
-            counters: self.take("COUNTERS")?.try_into()?,
-        })
-    }
-
     /// The kernel programs' own diagnostics. `None` where they are off.
     ///
     /// # Errors
@@ -483,6 +472,7 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         .override_global("OFFSETS", &layout.offsets, true)
         .override_global("CONFIG", &config, true)
         .override_global(aya_log::LEVEL, &options.kernel_log, true);
+    memory::scale(&mut loader, options.map_mib);
     if let Some(bytes) = options.bulk_bytes {
         loader.map_max_entries("EVENTS_BULK", bytes);
     }
@@ -494,65 +484,6 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         .map_err(|error| explain(&error))
         .context("the kernel does not take agentwatch's programs")?;
     Ok((ebpf, layout, btf))
-}
-
-/// What `source.rs` reads.
-pub struct Rings {
-    /// Urgent records.
-    pub prio: RingBuf<MapData>,
-    /// All others.
-    pub bulk: RingBuf<MapData>,
-    /// Flows that are open.
-    pub flows: HashMap<MapData, FlowKey, FlowState>,
-    /// What was read of each agent.
-    pub read: HashMap<MapData, u32, Read>,
-    counters: PerCpuHashMap<MapData, CounterKey, u64>,
-}
-
-impl Rings {
-    /// Descriptors of their own that become readable when there are records.
-    ///
-    /// # Errors
-    ///
-    /// When there are too many open files.
-    pub fn fds(&self) -> io::Result<[OwnedFd; 2]> {
-        Ok([
-            self.prio.as_fd().try_clone_to_owned()?,
-            self.bulk.as_fd().try_clone_to_owned()?,
-        ])
-    }
-
-    /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.
-    pub fn tally(&self, agent: u32) -> Tally {
-        let get = |what: u32| -> u64 {
-            self.counters
-                .get(
-                    &CounterKey {
-                        agent,
-                        counter: what,
-                    },
-                    0,
-                )
-                .map_or(0, |values| values.iter().sum())
-        };
-        let mut lost = [0; 8];
-        for (slot, what) in lost
-            .iter_mut()
-            .zip(counter::LOST_FIRST..=counter::LOST_LAST)
-        {
-            *slot = get(what);
-        }
-        Tally {
-            emitted: get(counter::EMITTED),
-            delivered: 0,
-            lost,
-            cut: get(counter::CUT),
-            faults: get(counter::FAULTS),
-            untagged: get(counter::TASKS_FULL) + get(counter::CGROUPS_FULL),
-            opens_read: get(counter::OPENS_READ),
-            opens_write: get(counter::OPENS_WRITE),
-        }
-    }
 }
 
 /// A name as the kernel programs look it up.

@@ -17,7 +17,11 @@ fn is_optional(structure: &str) -> bool {
 
 /// Members that some kernels call otherwise: since Linux 7 the union of `struct dentry` that begins with
 /// `d_alias` has no name.
-const OTHERWISE: &[(&str, &str, &str)] = &[("dentry", "d_u", "d_alias")];
+const OTHERWISE: &[(&str, &str, &str)] = &[
+    ("dentry", "d_u", "d_alias"),
+    // Before 5.15 a number that holds the pointer.
+    ("sock_cgroup_data", "cgroup", "val"),
+];
 
 /// What the running kernel's BTF tells.
 pub struct Layout {

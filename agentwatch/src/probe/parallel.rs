@@ -28,6 +28,7 @@ impl Probe {
         wanted.extend(hooks::CGROUP);
         wanted.extend(hooks::RAW.iter().map(|hook| hook.program));
         wanted.extend(hooks::SOCKETS.iter().map(|hook| hook.program));
+        wanted.push(hooks::MAPPED.program);
         wanted.extend(hooks::CALLS.iter().map(|(program, _)| program));
         let rank = |name: &str| wanted.iter().position(|it| *it == name);
         let mut programs: Vec<(usize, &mut Program)> = self
