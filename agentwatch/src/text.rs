@@ -43,7 +43,7 @@ pub fn escape_into(out: &mut String, bytes: &[u8]) {
 pub fn plain(bytes: &[u8]) -> Option<&str> {
     // Without a way out of the loop, which lets the compiler look at many bytes at once.
     let is_plain = bytes.iter().fold(true, |all, byte| {
-        all & matches!(byte, b' '..=b'~') & (*byte != b'\\')
+        all & matches!(byte, b' '..=b'[' | b']'..=b'~')
     });
     is_plain.then(|| str::from_utf8(bytes).ok()).flatten()
 }
