@@ -35,11 +35,11 @@ pub static CONFIG: Global<Config> = Global::new(Config::DEFAULT);
 /// Urgent records: exec, exit, connections, what decides findings. Full: counted as
 /// `LOST_PRIO_FULL`.
 #[map]
-pub static EVENTS_PRIO: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
+pub static EVENTS_PRIO: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 /// All other records. Full: counted as `LOST_BULK_FULL`.
 #[map]
-pub static EVENTS_BULK: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+pub static EVENTS_BULK: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 /// Cgroup v2 id → agent. Full: counted as `CGROUPS_FULL`; tasks keep their own tags.
 #[map]

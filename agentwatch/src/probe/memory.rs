@@ -26,8 +26,8 @@ pub const MIB: std::ops::RangeInclusive<i64> = 8..=1024;
 /// The maps whose sizes follow from what may be taken, and their entries at [`DEFAULT_MIB`]: bytes of a
 /// ring. All of them are powers of two, and stay so.
 const SCALED: &[(&str, u32)] = &[
-    ("EVENTS_BULK", 8 << 20),
-    ("EVENTS_PRIO", 2 << 20),
+    ("EVENTS_BULK", 4 << 20),
+    ("EVENTS_PRIO", 1 << 20),
     ("TASKS", 32768),
     ("CGROUPS", 16384),
     ("FLOWS", 16384),
@@ -190,7 +190,7 @@ mod tests {
             for (name, entries) in SCALED {
                 assert!(scaled(*entries, mib).is_power_of_two(), "{name}");
             }
-            assert!(scaled(2 << 20, mib) >= 4096);
+            assert!(scaled(1 << 20, mib) >= 4096);
         }
     }
 

@@ -28,6 +28,9 @@ pub enum Setting {
     Peer(&'static Peer),
 }
 
+/// A policy by which nothing that is repeated is thinned.
+const EACH: &str = "apiVersion: agentwatch/v1\nkind: Policy\nevents: {thin: false}\n";
+
 /// What came out.
 #[derive(Debug, Clone, Copy)]
 pub struct Cell {
@@ -72,7 +75,15 @@ pub struct Place {
 
 impl Place {
     /// Runs a work once.
-    pub fn cell(&self, name: &str, count: u64, setting: Setting, history: bool) -> Result<Cell> {
+    ///
+    /// `history`: what happens is stored; `each`: what is repeated is told each time.
+    pub fn cell(
+        &self,
+        (name, count): (&str, u64),
+        setting: Setting,
+        history: bool,
+        each: bool,
+    ) -> Result<Cell> {
         let work = fresh(&self.dir.join("work"))?;
         let data = fresh(&self.dir.join("data"))?;
         let [tcp, udp] = self.servers.map(|server| server.to_string());
@@ -97,7 +108,7 @@ impl Place {
             }
             Setting::Outside => {
                 let log = self.dir.join("outside.json");
-                let mut idle = self.agentwatch(&data, &log, history);
+                let mut idle = self.agentwatch(&data, &log, history, each)?;
                 idle.current_dir(&work)
                     .arg(&self.workload)
                     .args(["idle", "0"])
@@ -110,7 +121,7 @@ impl Place {
             }
             Setting::Agent => {
                 let log = self.dir.join("agent.json");
-                let mut agentwatch = self.agentwatch(&data, &log, history);
+                let mut agentwatch = self.agentwatch(&data, &log, history, each)?;
                 agentwatch
                     .current_dir(&work)
                     .arg(&self.workload)
@@ -122,7 +133,7 @@ impl Place {
         }
     }
 
-    fn agentwatch(&self, data: &Path, log: &Path, history: bool) -> Command {
+    fn agentwatch(&self, data: &Path, log: &Path, history: bool, each: bool) -> Result<Command> {
         let mut command = Command::new(&self.agentwatch);
         command.args(["run", "--name", "bench", "-o", "json", "--log"]);
         command.arg(log);
@@ -131,8 +142,13 @@ impl Place {
         } else {
             command.arg("--no-history");
         }
+        if each {
+            let policy = self.dir.join("each.yaml");
+            fs::write(&policy, EACH).with_context(|| format!("writing {}", policy.display()))?;
+            command.arg("--policy").arg(policy);
+        }
         command.arg("--");
-        command
+        Ok(command)
     }
 }
 

@@ -134,13 +134,13 @@ fn measure(place: &Place, work: &'static Work, args: &Args) -> Result<Vec<Row>> 
     }
     let mut cells = vec![Vec::new(); settings.len()];
     // The first run warms caches, and is not counted.
-    place.cell(work.name, work.count, Setting::None, true)?;
+    place.cell((work.name, work.count), Setting::None, true, work.each)?;
     for round in 0..args.rounds {
         for step in 0..settings.len() {
             // Another one is the first in each round: a drift costs all the same.
             let at = (step + usize::try_from(round)?) % settings.len();
             let cell = place
-                .cell(work.name, work.count, settings[at], true)
+                .cell((work.name, work.count), settings[at], true, work.each)
                 .with_context(|| format!("{} in the setting {:?}", work.name, settings[at]))?;
             cells[at].push(cell);
         }
@@ -157,7 +157,7 @@ fn measure(place: &Place, work: &'static Work, args: &Args) -> Result<Vec<Row>> 
 
 /// Whether the rate is held for a minute, without a loss.
 fn rate(place: &Place) -> Result<bool> {
-    let cell = place.cell(RATE, RATE_EVENTS, Setting::Agent, false)?;
+    let cell = place.cell((RATE, RATE_EVENTS), Setting::Agent, false, true)?;
     let daemon = cell.daemon.context("nobody watched")?;
     let seconds = cell.wall_ns * cell.operations / 1e9;
     let reached = cell.operations / seconds;

@@ -41,7 +41,7 @@ pub const PEERS: &[Peer] = &[
         name: "opensnoop",
         programs: &["opensnoop", "opensnoop-bpfcc"],
         arguments: &[],
-        watches: &["open-read", "open-write"],
+        watches: &["open-read", "open-each"],
     },
     Peer {
         name: "execsnoop",
@@ -53,7 +53,7 @@ pub const PEERS: &[Peer] = &[
         name: "bpftrace",
         programs: &["bpftrace"],
         arguments: &["-e", SCRIPT],
-        watches: &["exec", "open-read", "open-write", "unlink", "connect"],
+        watches: &["exec", "open-read", "open-each", "unlink", "connect"],
     },
 ];
 

@@ -22,6 +22,8 @@ pub struct Work {
     pub outside: Option<Target>,
     /// With the load as the agent.
     pub agent: Option<Target>,
+    /// The policy has each repetition told by itself.
+    pub each: bool,
 }
 
 /// All of them. The targets are what a minimal C program costs that watches the same events by
@@ -33,6 +35,7 @@ pub const WORKS: &[Work] = &[
         count: 1_000,
         outside: Some(Target::Ratio(1.06)),
         agent: Some(Target::Ratio(1.08)),
+        each: false,
     },
     Work {
         name: "open-read",
@@ -40,13 +43,23 @@ pub const WORKS: &[Work] = &[
         count: 100_000,
         outside: Some(Target::Ratio(1.22)),
         agent: Some(Target::Ratio(1.40)),
+        each: false,
     },
     Work {
         name: "open-write",
-        operation: "open for writing (an event), close",
+        operation: "open for writing (repetitions told by their number), close",
         count: 50_000,
         outside: Some(Target::Ratio(1.22)),
+        agent: Some(Target::Ratio(1.40)),
+        each: false,
+    },
+    Work {
+        name: "open-each",
+        operation: "open for writing (each an event), close",
+        count: 50_000,
+        outside: None,
         agent: Some(Target::Ratio(1.75)),
+        each: true,
     },
     Work {
         name: "unlink",
@@ -54,6 +67,7 @@ pub const WORKS: &[Work] = &[
         count: 20_000,
         outside: Some(Target::Ratio(1.10)),
         agent: Some(Target::Ratio(1.20)),
+        each: false,
     },
     Work {
         name: "connect",
@@ -61,6 +75,7 @@ pub const WORKS: &[Work] = &[
         count: 5_000,
         outside: Some(Target::Ratio(1.02)),
         agent: Some(Target::Ratio(1.05)),
+        each: false,
     },
     Work {
         name: "udp",
@@ -68,6 +83,7 @@ pub const WORKS: &[Work] = &[
         count: 50_000,
         outside: None,
         agent: None,
+        each: false,
     },
     Work {
         name: "bulk",
@@ -75,6 +91,7 @@ pub const WORKS: &[Work] = &[
         count: 500,
         outside: None,
         agent: None,
+        each: false,
     },
     Work {
         name: "getppid",
@@ -82,6 +99,7 @@ pub const WORKS: &[Work] = &[
         count: 2_000_000,
         outside: Some(Target::AddedNs(55.0)),
         agent: None,
+        each: false,
     },
     Work {
         name: "build",
@@ -89,6 +107,7 @@ pub const WORKS: &[Work] = &[
         count: 1,
         outside: Some(Target::Ratio(1.02)),
         agent: Some(Target::Ratio(1.02)),
+        each: false,
     },
     Work {
         name: "git",
@@ -96,6 +115,7 @@ pub const WORKS: &[Work] = &[
         count: 5,
         outside: Some(Target::Ratio(1.02)),
         agent: Some(Target::Ratio(1.02)),
+        each: false,
     },
 ];
 

@@ -46,7 +46,7 @@ fn run() -> Result<()> {
         "idle" => Box::new(|| Ok(0)),
         "exec" => calls::exec(count)?,
         "open-read" => calls::open_read(count, &dir)?,
-        "open-write" => calls::open_write(count, &dir)?,
+        "open-write" | "open-each" => calls::open_write(count, &dir)?,
         "unlink" => calls::unlink(count, dir),
         "connect" => calls::connect(count, next("an address")?.parse()?),
         "udp" => {
