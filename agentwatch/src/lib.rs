@@ -3,6 +3,7 @@
 //! An event's way: `source → decode → enrich → detect → respond → store, publish`; `pipeline` shows
 //! it.
 
+pub mod api;
 pub mod cli;
 pub mod decode;
 pub mod detect;
