@@ -11,6 +11,7 @@ pub mod domain;
 pub mod enrich;
 pub mod event;
 pub mod finding;
+pub mod host;
 pub mod pipeline;
 pub mod policy;
 pub mod probe;

@@ -1,9 +1,11 @@
 //! The kernel programs: loading, attaching, filling their maps. With `source.rs` the only place that
 //! names aya.
 
+mod agents;
 mod budget;
 pub mod calls;
 pub mod deny;
+pub mod gauge;
 pub mod hooks;
 mod leave;
 pub mod offsets;
@@ -16,7 +18,6 @@ pub mod tiers;
 pub mod verifier;
 
 use std::{
-    fs::File,
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
@@ -28,16 +29,13 @@ use agentwatch_common::{
     config::Config,
     file::{InodeKey, LEAF_MAX, NameKey, Syscall},
     flow::{FlowKey, FlowState},
-    loss::{CounterKey, Read, Share, Tally, counter},
-    tag::Task,
+    loss::{CounterKey, Read, Tally},
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuHashMap, RingBuf},
-    programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint, TracePoint,
-    },
+    programs::{Program, ProgramError, RawTracePoint, TracePoint},
 };
 use aya_log::EbpfLogger;
 
@@ -92,6 +90,8 @@ pub struct Probe {
     lsm: deny::LsmState,
     /// Why the kernel refuses the trampoline tier, if it does.
     pub trampolines_refused: Option<String>,
+    /// What is attached to each agent's cgroup.
+    links: agents::Links,
 }
 
 impl Probe {
@@ -108,6 +108,7 @@ impl Probe {
             capabilities: Vec::new(),
             lsm: deny::LsmState::new(btf),
             trampolines_refused: None,
+            links: agents::Links::default(),
         };
         probe.fill_syscalls()?;
         let trampolines = probe.attach_trampolines();
@@ -253,104 +254,6 @@ impl Probe {
         }
     }
 
-    /// Tags a cgroup and attaches the socket programs to it.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, or the cgroup cannot be opened.
-    pub fn watch(&mut self, agent: u32, cgroup: &Path, id: u64) -> Result<()> {
-        let folder = File::open(cgroup)
-            .with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
-        let fd = folder.as_fd();
-        for name in hooks::CGROUP {
-            let mode = CgroupAttachMode::Single;
-            match self.program(name)? {
-                Program::CgroupSockAddr(p) => p.attach(fd, mode).map(drop),
-                Program::CgroupSock(p) => p.attach(fd, mode).map(drop),
-                Program::SockOps(p) => p.attach(fd, mode).map(drop),
-                Program::CgroupSkb(p) => {
-                    let side = if *name == "packet_in" {
-                        CgroupSkbAttachType::Ingress
-                    } else {
-                        CgroupSkbAttachType::Egress
-                    };
-                    p.attach(fd, side, mode).map(drop)
-                }
-                _ => Err(ProgramError::UnexpectedProgramType),
-            }
-            .map_err(|error| explain(&error))
-            .with_context(|| format!("cannot attach {name} to {}", cgroup.display()))?;
-        }
-        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
-        cgroups
-            .insert(id, agent, 0)
-            .context("cannot tag the cgroup")?;
-        Ok(())
-    }
-
-    /// Tags a cgroup below one that is watched and was there before.
-    ///
-    /// # Errors
-    ///
-    /// When the map is full.
-    pub fn tag_cgroup(&mut self, agent: u32, id: u64) -> Result<()> {
-        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
-        Ok(cgroups.insert(id, agent, 0)?)
-    }
-
-    /// Tags a process that ran already.
-    ///
-    /// # Errors
-    ///
-    /// When the map is full.
-    pub fn tag(&mut self, pid: u32, task: Task) -> Result<()> {
-        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
-        Ok(tasks.insert(pid, task, 0)?)
-    }
-
-    /// The process ids that carry an agent's tag.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn tagged(&self, agent: u32) -> Result<Vec<(u32, Task)>> {
-        let map = self
-            .ebpf
-            .map("TASKS")
-            .ok_or_else(|| anyhow!("no map TASKS"))?;
-        let tasks: HashMap<_, u32, Task> = HashMap::try_from(map)?;
-        Ok(tasks
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, task)| task.agent == agent)
-            .collect())
-    }
-
-    /// Takes an agent's tags away: nothing is sent of it any more.
-    ///
-    /// # Errors
-    ///
-    /// When a map cannot be read.
-    pub fn untag(&mut self, agent: u32) -> Result<()> {
-        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
-        let ids: Vec<u64> = cgroups
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, owner)| *owner == agent)
-            .map(|(id, _)| id)
-            .collect();
-        for id in ids {
-            // Gone already: removed meanwhile.
-            let _ = cgroups.remove(&id);
-        }
-        let pids = self.tagged(agent)?;
-        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
-        for (pid, _) in pids {
-            let _ = tasks.remove(&pid);
-        }
-        Ok(())
-    }
-
     /// Names and inodes that make an open for reading worth sending.
     ///
     /// # Errors
@@ -373,23 +276,6 @@ impl Probe {
                 .context("too many sensitive files: at most 4096")?;
         }
         Ok(())
-    }
-
-    /// Limits what an agent may have unread in the rings, to a part of each: so that with others watched
-    /// beside it a flood costs none of them an event.
-    ///
-    /// # Errors
-    ///
-    /// When there are too many agents.
-    pub fn share(&mut self, agent: u32, prio_bytes: u64, bulk_bytes: u64) -> Result<()> {
-        let share = Share {
-            limit: [prio_bytes, bulk_bytes],
-            sent: [0; 2],
-        };
-        let mut shares: HashMap<_, u32, Share> = self.map("SHARES")?.try_into()?;
-        shares
-            .insert(agent, share, 0)
-            .context("cannot give the agent its share of the rings")
     }
 
     /// The two ring buffers and what the source reads beside them. Once.
@@ -499,33 +385,22 @@ impl Rings {
 
     /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.
     pub fn tally(&self, agent: u32) -> Tally {
-        let get = |what: u32| -> u64 {
-            self.counters
-                .get(
-                    &CounterKey {
-                        agent,
-                        counter: what,
-                    },
-                    0,
-                )
-                .map_or(0, |values| values.iter().sum())
-        };
-        let mut lost = [0; 8];
-        for (slot, what) in lost
-            .iter_mut()
-            .zip(counter::LOST_FIRST..=counter::LOST_LAST)
-        {
-            *slot = get(what);
+        gauge::tally(&self.counters, agent)
+    }
+
+    /// Keeps nothing more of agents that have ended.
+    pub fn forget(&mut self, agents: &std::collections::HashSet<u32>) {
+        for agent in agents {
+            let _ = self.read.remove(agent);
         }
-        Tally {
-            emitted: get(counter::EMITTED),
-            delivered: 0,
-            lost,
-            cut: get(counter::CUT),
-            faults: get(counter::FAULTS),
-            untagged: get(counter::TASKS_FULL) + get(counter::CGROUPS_FULL),
-            opens_read: get(counter::OPENS_READ),
-            opens_write: get(counter::OPENS_WRITE),
+        let gone: Vec<CounterKey> = self
+            .counters
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| agents.contains(&key.agent))
+            .collect();
+        for key in gone {
+            let _ = self.counters.remove(&key);
         }
     }
 }

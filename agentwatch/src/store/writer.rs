@@ -204,7 +204,7 @@ impl Files {
         for (at, message) in batch.iter().enumerate() {
             match message {
                 Message::Action { time_ns, action } => {
-                    insert_action(&transaction, *time_ns, action)?
+                    insert_action(&transaction, *time_ns, action)?;
                 }
                 Message::Of(run, what) => {
                     if !last.is_some_and(|last| Arc::ptr_eq(last, run)) {
