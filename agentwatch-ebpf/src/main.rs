@@ -95,8 +95,8 @@ fn cgroup_attach_task(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-// Files. One program for all the system calls that name files: userspace attaches it to each and
-// tells in a table where its arguments are.
+// Files. One pair of programs for all the system calls that name files, and one at the exit of those that
+// open one: userspace attaches them to each and tells in a table where its arguments are.
 
 #[tracepoint]
 fn file_enter(ctx: TracePointContext) -> u32 {
@@ -105,8 +105,20 @@ fn file_enter(ctx: TracePointContext) -> u32 {
 }
 
 #[tracepoint]
+fn open_exit(ctx: TracePointContext) -> u32 {
+    probes::open::exit(&ctx);
+    0
+}
+
+#[tracepoint]
 fn file_exit(ctx: TracePointContext) -> u32 {
     probes::file::exit(&ctx);
+    0
+}
+
+#[tracepoint]
+fn mmap_enter(ctx: TracePointContext) -> u32 {
+    probes::mapped::enter(&ctx);
     0
 }
 
@@ -272,6 +284,27 @@ fn recvmsg_enter(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     probes::passed::exit(&ctx);
+    0
+}
+
+// Sockets that somebody outside made. The first one is attached while an agent has such sockets; the
+// others are run by userspace, with what it passes as arguments.
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn socket_state(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::state(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+fn socket_inherited(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::inherited(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+fn socket_ask(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::ask(&ctx);
     0
 }
 

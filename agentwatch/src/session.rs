@@ -39,6 +39,11 @@ impl Session {
         })
     }
 
+    /// What this process has of sockets will be the command's: to be said before it is started.
+    pub fn pass_on_sockets(&mut self) {
+        self.host.pass_on_sockets(self.agent);
+    }
+
     /// Waits until something wants to be looked at, a tick at most.
     pub async fn wait(&self) {
         self.host.wait().await;

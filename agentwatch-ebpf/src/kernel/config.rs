@@ -22,8 +22,13 @@ pub fn eager_wakeup() -> bool {
 }
 
 #[inline(always)]
-pub fn bulk_wakeup_bytes() -> u32 {
-    field!(bulk_wakeup_bytes)
+pub fn wakeup_bytes() -> u32 {
+    field!(wakeup_bytes)
+}
+
+#[inline(always)]
+pub fn args_at_exit() -> bool {
+    field!(args_at_exit) != 0
 }
 
 #[inline(always)]

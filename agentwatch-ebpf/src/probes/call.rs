@@ -21,6 +21,8 @@ use super::file::{argument, number, result};
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
+        config,
+        regs::{Registers, pick},
         sock::{self, AF_INET, AF_INET6},
         task,
     },
@@ -46,38 +48,8 @@ pub fn enter(ctx: &TracePointContext) {
     let Some(own) = tag::current() else {
         return;
     };
-    let Some(row) = number(ctx)
-        .filter(|nr| *nr < SYSCALLS_LEN)
-        .and_then(|nr| CALL_ROWS.get(nr))
-        .copied()
-    else {
+    let Some(call) = told(ctx, own, |index| argument(ctx, index)) else {
         return;
-    };
-    if row.op == 0 {
-        return;
-    }
-    if row.filter != CallRow::NONE {
-        let value = argument(ctx, row.filter);
-        let told = if value < 64 {
-            row.told >> value & 1 != 0
-        } else {
-            value == u64::from(row.also)
-        };
-        if !told {
-            return;
-        }
-    }
-    let call = Entered {
-        task: own,
-        args: [
-            argument(ctx, 0),
-            argument(ctx, 1),
-            argument(ctx, 2),
-            argument(ctx, 3),
-            argument(ctx, 4),
-            argument(ctx, 5),
-        ],
-        row,
     };
     if CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0).is_err() {
         emit::count(own.agent, counter::EMITTED);
@@ -85,9 +57,55 @@ pub fn enter(ctx: &TracePointContext) {
     }
 }
 
-/// `sys_exit_*` of the calls in the table.
+/// The call, if it is one that is told.
+#[inline(always)]
+fn told(ctx: &TracePointContext, task: Task, argument: impl Fn(u8) -> u64) -> Option<Entered> {
+    let nr = number(ctx)?;
+    if nr >= SYSCALLS_LEN {
+        return None;
+    }
+    let row = *CALL_ROWS.get(nr)?;
+    if row.op == 0 {
+        return None;
+    }
+    if row.filter != CallRow::NONE {
+        let value = argument(row.filter);
+        let told = if value < 64 {
+            row.told >> value & 1 != 0
+        } else {
+            value == u64::from(row.also)
+        };
+        if !told {
+            return None;
+        }
+    }
+    Some(Entered {
+        task,
+        args: [
+            argument(0),
+            argument(1),
+            argument(2),
+            argument(3),
+            argument(4),
+            argument(5),
+        ],
+        row,
+    })
+}
+
+/// `sys_exit_*` of the calls in the table. Where the kernel lets us, they are looked at here only.
 #[inline(always)]
 pub fn exit(ctx: &TracePointContext) {
+    if config::args_at_exit() {
+        let Some(own) = tag::current() else {
+            return;
+        };
+        let registers = Registers::current();
+        if let Some(call) = told(ctx, own, |index| registers.argument(index)) {
+            returned(&call, result(ctx));
+        }
+        return;
+    }
     let id = bpf_get_current_pid_tgid();
     // SAFETY: this thread's own entry: nobody else writes it while the thread is here.
     let Some(call) = CALLS.get_ptr(&id).map(|call| unsafe { &*call }) else {
@@ -134,21 +152,6 @@ fn returned(call: &Entered, result: i64) {
     } else {
         Way::Bulk
     });
-}
-
-/// One of six, 0 for [`CallRow::NONE`].
-#[inline(always)]
-fn pick(args: &[u64; 6], index: u8) -> u64 {
-    // By comparisons: the verifier follows those, and no index is out of bounds.
-    match index {
-        0 => args[0],
-        1 => args[1],
-        2 => args[2],
-        3 => args[3],
-        4 => args[4],
-        5 => args[5],
-        _ => 0,
-    }
 }
 
 /// Appends a string of the caller's, without its NUL.

@@ -22,7 +22,6 @@ use super::{
 use crate::{
     emit,
     kernel::{offset, path::Path, read, task},
-    maps::PROTECTED,
     tag,
 };
 
@@ -132,7 +131,7 @@ fn may_do(which: usize, op: u16, target: u32) -> bool {
 /// Whether an agent's task may do something to agentwatch.
 #[inline(always)]
 fn may_touch(target: u32, op: u16, signal: u16) -> bool {
-    if PROTECTED.get_ptr(&target).is_none() {
+    if tag::protected(target).is_none_or(|process| process.own == 0) {
         return true;
     }
     let Some(own) = tag::current() else {

@@ -1,12 +1,19 @@
 //! Sockets that a process gets from another one, by a message with `SCM_RIGHTS` (unix(7)).
 
-use agentwatch_common::{flow::Endpoint, kind, tag::Task};
+use agentwatch_common::{
+    flow::{Endpoint, close},
+    kind,
+    tag::Task,
+};
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
     programs::TracePointContext,
 };
 
-use super::file::{S_IFMT, argument, result};
+use super::{
+    borrowed::{self, User},
+    file::{S_IFMT, argument, result},
+};
 use crate::{
     emit,
     kernel::{offset, read, sock, task},
@@ -100,16 +107,20 @@ fn received(own: &Task, fd: i32) {
     if u32::from(mode) & S_IFMT != S_IFSOCK {
         return;
     }
-    let Some(ends) = sock::of_file(file) else {
+    let Some(mut ends) = sock::of_file(file) else {
         return;
     };
-    emit::prio(
-        emit::header(kind::SOCKET_RECEIVED, own),
-        |to: *mut Endpoint| {
-            // SAFETY: reserved memory of this type.
-            unsafe { to.write(ends) };
-        },
-    );
+    let header = emit::header(kind::SOCKET_RECEIVED, own);
+    let user = User {
+        task: own,
+        tgid: header.tgid,
+        uid: header.uid,
+    };
+    borrowed::take_down(&user, file, &mut ends, close::RECEIVED, true);
+    emit::prio(header, |to: *mut Endpoint| {
+        // SAFETY: reserved memory of this type.
+        unsafe { to.write(ends) };
+    });
 }
 
 #[inline(always)]

@@ -66,6 +66,8 @@ impl Sink for Collected {
         self.findings.push(finding.clone());
     }
 
+    fn free_hostages(&mut self) {}
+
     fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
 }
 

@@ -218,6 +218,14 @@ impl Agent {
         }
     }
 
+    pub(super) fn say_not_followed(&mut self, refused: Option<String>) {
+        if let Some(error) = refused {
+            self.outputs.notices.write(&format!(
+                "agentwatch: bytes of sockets that others made are not counted: {error}\n"
+            ));
+        }
+    }
+
     /// Says once that the history cannot be written, when that happens; the account says how much is
     /// missing.
     pub fn say_if_not_stored(&mut self) {
@@ -285,6 +293,13 @@ impl Sink for Outlet<'_> {
         self.standing.reason = Some(format!("{} ({})", finding.message, finding.id));
         if finding.response.taken == Action::Kill && self.killed_by.is_none() {
             *self.killed_by = Some(finding.clone());
+        }
+    }
+
+    fn free_hostages(&mut self) {
+        if let Err(error) = self.cgroup.free_hostages() {
+            let said = format!("agentwatch: {error:#}\n");
+            self.outputs.notices.write(&said);
         }
     }
 

@@ -43,9 +43,13 @@ impl Host {
         // are final.
         if let Some(probe) = &mut self.probe {
             probe.untag(agents)?;
+            for number in agents {
+                probe.give_up_sockets(*number)?;
+            }
         }
         self.source.drain(&mut self.batch);
         let now = respond::now_ns();
+        self.source.repeats(now, true, &mut self.batch);
         for number in agents {
             if let Some(probe) = &mut self.probe {
                 for (rule, repeat) in probe.untold(*number)? {

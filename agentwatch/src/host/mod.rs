@@ -26,7 +26,7 @@ pub use leaving::Ended;
 use crate::{
     api::model::FoundBy,
     policy::{Enforcement, Mode, Policy, Prefilter},
-    probe::{KernelLog, Options, Probe, gauge::Gauge, seed},
+    probe::{KernelLog, Options, Probe, borrowed::News, gauge::Gauge, seed},
     respond::{self, cgroup::AgentCgroup},
     source::{self, Route, Source},
 };
@@ -205,6 +205,10 @@ impl Host {
             let workspace = workspace.as_deref().and_then(device_inode);
             probe.budget(number, &limits, workspace)?;
         }
+        probe.thin(number, agent.pipeline.policy().events.thin)?;
+        if agent.pipeline.defends() {
+            probe.defend(number)?;
+        }
         // A cgroup that was removed before its first record was read: what happened in it is in the
         // records still.
         if agent.cgroup().path().exists() {
@@ -214,6 +218,11 @@ impl Host {
                 other => other?,
             }
             take_in_members(probe, &agent, &mut records)?;
+            let members = agent.cgroup().processes()?.into_iter();
+            let refused = members
+                .map(|pid| probe.inherited(number, pid).err())
+                .find(Option::is_some);
+            agent.say_not_followed(refused.flatten().map(|error| format!("{error:#}")));
         }
         for record in &records {
             agent.step(record, Some(probe));
@@ -260,8 +269,33 @@ impl Host {
             // Their agents' introductions are among what came now, and older.
             self.batch.sort_by_key(|record| source::time_ns(record));
         }
+        let now = respond::now_ns();
+        self.source.repeats(now, false, &mut self.batch);
+        let agents: Vec<u32> = self.agents.keys().copied().collect();
+        self.source.losses(&agents, now, &mut self.batch);
+        self.follow();
         self.flow(&held)?;
         self.end_gone()
+    }
+
+    /// Follows the sockets that agents did not make: what the kernel tells of them comes with the next
+    /// records.
+    fn follow(&mut self) {
+        let news = News::of(&self.batch);
+        let refused = self.probe.as_mut().and_then(|probe| probe.follow(&news));
+        // It is told once, and holds for all of them.
+        if let Some(agent) = self.agents.values_mut().next() {
+            agent.say_not_followed(refused);
+        }
+    }
+
+    /// What this process has of sockets will be an agent's: to be said before it is started.
+    pub fn pass_on_sockets(&mut self, number: u32) {
+        let passed = self.probe.as_mut().map(|probe| probe.passed_on(number));
+        let refused = passed.and_then(Result::err);
+        if let Some(agent) = self.agents.get_mut(&number) {
+            agent.say_not_followed(refused.map(|error| format!("{error:#}")));
+        }
     }
 
     /// Takes the batch all the way. What was held before is held no longer.

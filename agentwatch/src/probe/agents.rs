@@ -14,6 +14,7 @@ use agentwatch_common::{
         DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules,
         Repeat, RepeatKey, SysctlKey, enforce,
     },
+    flow::Borrowed,
     loss::Share,
     tag::Task,
 };
@@ -224,6 +225,16 @@ impl Probe {
         for agent in agents {
             let _ = budgets.remove(agent);
         }
+        let mut unthinned: HashMap<_, u32, u8> = self.map("UNTHINNED")?.try_into()?;
+        for agent in agents {
+            let _ = unthinned.remove(agent);
+        }
+        let mut defended: HashMap<_, u32, u8> = self.map("DEFENDED")?.try_into()?;
+        for agent in agents {
+            let _ = defended.remove(agent);
+        }
+        let mut borrowed: HashMap<_, u64, Borrowed> = self.map("BORROWED")?.try_into()?;
+        remove(&mut borrowed, |_, socket| agents.contains(&socket.agent));
         let denied: Vec<u32> = {
             let enforced: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
             let with = |agent: &&u32| enforced.get(agent, 0).is_ok();

@@ -107,7 +107,7 @@ pub(super) fn tally(counters: &PerCpuHashMap<MapData, CounterKey, u64>, agent: u
             )
             .map_or(0, |values| values.iter().sum())
     };
-    let mut lost = [0; 8];
+    let mut lost = [0; 7];
     for (slot, what) in lost
         .iter_mut()
         .zip(counter::LOST_FIRST..=counter::LOST_LAST)
@@ -118,6 +118,7 @@ pub(super) fn tally(counters: &PerCpuHashMap<MapData, CounterKey, u64>, agent: u
         emitted: get(counter::EMITTED),
         delivered: 0,
         lost,
+        thinned: get(counter::THINNED),
         cut: get(counter::CUT),
         faults: get(counter::FAULTS),
         untagged: get(counter::TASKS_FULL) + get(counter::CGROUPS_FULL),

@@ -2,44 +2,46 @@
 //! names aya.
 
 mod agents;
+pub mod borrowed;
 mod budget;
 pub mod calls;
 pub mod deny;
 pub mod gauge;
 pub mod hooks;
 mod leave;
+mod log;
+pub mod memory;
 pub mod offsets;
 mod parallel;
 mod paths;
+mod rings;
 pub mod seed;
 pub mod support;
 pub mod syscalls;
 pub mod tiers;
 pub mod verifier;
 
-use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-    path::Path,
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
 use agentwatch_common::{
     call::CallRow,
     config::Config,
-    file::{InodeKey, LEAF_MAX, NameKey, Syscall},
-    flow::{FlowKey, FlowState},
-    loss::{CounterKey, Read, Tally},
+    file::{InodeKey, LEAF_MAX, NameKey, Syscall, op},
+    offsets::Offsets,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuHashMap, RingBuf},
-    programs::{Program, ProgramError, RawTracePoint, TracePoint},
+    maps::{Array, HashMap},
+    programs::{Program, ProgramError, ProgramType, RawTracePoint, TracePoint},
+    sys::{BpfHelper, is_helper_supported},
 };
 use aya_log::EbpfLogger;
 
+pub use self::log::KernelLog;
+use self::log::Stderr;
 use offsets::Layout;
+pub use rings::Rings;
 
 /// The kernel programs, compiled by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentwatch.bpf.o"));
@@ -52,6 +54,8 @@ pub struct Options {
     /// The kernel programs' own diagnostics: 0 none, 1 errors … 5 traces. At 0 the verifier removes
     /// them.
     pub kernel_log: u8,
+    /// What the maps that an agent can fill may take at most, MiB: see [`memory`].
+    pub map_mib: u32,
     /// Bytes of the bulk ring, a power of two of pages; `None` for the default.
     pub bulk_bytes: Option<u32>,
     /// Bytes of the urgent ring, likewise.
@@ -63,6 +67,7 @@ impl Options {
     pub const DEFAULT: Self = Self {
         send_all_reads: false,
         kernel_log: 0,
+        map_mib: memory::DEFAULT_MIB,
         bulk_bytes: None,
         prio_bytes: None,
     };
@@ -86,8 +91,11 @@ pub struct Probe {
     ebpf: Ebpf,
     /// What was tried.
     pub capabilities: Vec<Capability>,
+    /// Opens need no tracepoint at their entry.
+    args_at_exit: bool,
     /// Denial by security modules.
     lsm: deny::LsmState,
+    following: borrowed::Following,
     /// Why the kernel refuses the trampoline tier, if it does.
     pub trampolines_refused: Option<String>,
     /// What is attached to each agent's cgroup.
@@ -107,10 +115,13 @@ impl Probe {
             ebpf,
             capabilities: Vec::new(),
             lsm: deny::LsmState::new(btf),
+            following: borrowed::Following::default(),
             trampolines_refused: None,
             links: agents::Links::default(),
+            args_at_exit: args_at_exit(&layout),
         };
         probe.fill_syscalls()?;
+        probe.name_protected()?;
         let trampolines = probe.attach_trampolines();
         probe.verify(trampolines.is_ok());
         probe.attach_host()?;
@@ -162,8 +173,14 @@ impl Probe {
                 result,
             )?;
         }
+        let result = self.attach_syscall(hooks::MAPPED.program, hooks::MAPPED.tracepoint);
+        self.note("tracepoint sys_enter_mmap", hooks::CODE, false, result)?;
         for row in syscalls::rows() {
-            for (program, prefix) in hooks::FILES {
+            let opens = row.call.op == op::OPEN;
+            for (program, prefix) in if opens { hooks::OPENS } else { hooks::FILES } {
+                if opens && prefix == hooks::ENTER && self.args_at_exit {
+                    continue;
+                }
                 let tracepoint = format!("{prefix}{}", row.name);
                 let result = self.attach_syscall(program, &tracepoint);
                 // A kernel older than the call has no tracepoint for it, and nobody can call it.
@@ -179,6 +196,9 @@ impl Probe {
         // A kernel may be built without a call (modules, kexec): then nobody can make it.
         for row in calls::rows().filter(|row| support::has_call(row.name)) {
             for (program, prefix) in hooks::CALLS {
+                if prefix == hooks::ENTER && self.args_at_exit {
+                    continue;
+                }
                 let tracepoint = format!("{prefix}{}", row.name);
                 let result = self.attach_syscall(program, &tracepoint);
                 self.note(
@@ -278,21 +298,6 @@ impl Probe {
         Ok(())
     }
 
-    /// The two ring buffers and what the source reads beside them. Once.
-    ///
-    /// # Errors
-    ///
-    /// When they were taken already.
-    pub fn take_rings(&mut self) -> Result<Rings> {
-        Ok(Rings {
-            prio: self.take("EVENTS_PRIO")?.try_into()?,
-            bulk: self.take("EVENTS_BULK")?.try_into()?,
-            flows: self.take("FLOWS")?.try_into()?,
-            read: self.take("READ")?.try_into()?,
-            counters: self.take("COUNTERS")?.try_into()?,
-        })
-    }
-
     /// The kernel programs' own diagnostics. `None` where they are off.
     ///
     /// # Errors
@@ -323,6 +328,13 @@ impl Probe {
     }
 }
 
+/// Whether the kernel programs can read the arguments of a system call at its exit.
+fn args_at_exit(layout: &Layout) -> bool {
+    let helper = BpfHelper::BPF_FUNC_task_pt_regs;
+    layout.offsets.regs_arg0 != Offsets::MISSING
+        && is_helper_supported(ProgramType::TracePoint, helper).unwrap_or(false)
+}
+
 /// The object with its maps made and its globals set, no program of it loaded yet; and the kernel's types,
 /// where aya can read them.
 fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
@@ -336,6 +348,7 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
     let config = Config {
         send_all_reads: u32::from(options.send_all_reads),
         uring_cqe: u32::from(layout.uring_cqe),
+        args_at_exit: u32::from(args_at_exit(&layout)),
         ..Config::DEFAULT
     };
     let mut loader = EbpfLoader::new();
@@ -344,6 +357,7 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         .override_global("OFFSETS", &layout.offsets, true)
         .override_global("CONFIG", &config, true)
         .override_global(aya_log::LEVEL, &options.kernel_log, true);
+    memory::scale(&mut loader, options.map_mib);
     if let Some(bytes) = options.bulk_bytes {
         loader.map_max_entries("EVENTS_BULK", bytes);
     }
@@ -355,79 +369,6 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         .map_err(|error| explain(&error))
         .context("the kernel does not take agentwatch's programs")?;
     Ok((ebpf, layout, btf))
-}
-
-/// What `source.rs` reads.
-pub struct Rings {
-    /// Urgent records.
-    pub prio: RingBuf<MapData>,
-    /// All others.
-    pub bulk: RingBuf<MapData>,
-    /// Flows that are open.
-    pub flows: HashMap<MapData, FlowKey, FlowState>,
-    /// What was read of each agent.
-    pub read: HashMap<MapData, u32, Read>,
-    counters: PerCpuHashMap<MapData, CounterKey, u64>,
-}
-
-impl Rings {
-    /// Descriptors of their own that become readable when there are records.
-    ///
-    /// # Errors
-    ///
-    /// When there are too many open files.
-    pub fn fds(&self) -> io::Result<[OwnedFd; 2]> {
-        Ok([
-            self.prio.as_fd().try_clone_to_owned()?,
-            self.bulk.as_fd().try_clone_to_owned()?,
-        ])
-    }
-
-    /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.
-    pub fn tally(&self, agent: u32) -> Tally {
-        gauge::tally(&self.counters, agent)
-    }
-
-    /// Keeps nothing more of agents that have ended.
-    pub fn forget(&mut self, agents: &std::collections::HashSet<u32>) {
-        for agent in agents {
-            let _ = self.read.remove(agent);
-        }
-        let gone: Vec<CounterKey> = self
-            .counters
-            .keys()
-            .filter_map(Result::ok)
-            .filter(|key| agents.contains(&key.agent))
-            .collect();
-        for key in gone {
-            let _ = self.counters.remove(&key);
-        }
-    }
-}
-
-/// The kernel programs' own diagnostics.
-pub struct KernelLog(EbpfLogger<Stderr>);
-
-impl KernelLog {
-    /// Prints what there is.
-    pub fn flush(&mut self) {
-        self.0.flush();
-    }
-}
-
-/// Prints the kernel programs' diagnostics.
-struct Stderr;
-
-impl log::Log for Stderr {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        eprintln!("agentwatch: kernel: {}: {}", record.level(), record.args());
-    }
-
-    fn flush(&self) {}
 }
 
 /// A name as the kernel programs look it up.

@@ -20,6 +20,7 @@ impl Probe {
     pub(super) fn verify(&mut self, trampolines: bool) {
         let mut wanted: Vec<&str> = Vec::new();
         // First what takes longest.
+        wanted.push(hooks::OPENS[1].0);
         wanted.extend(hooks::FILES.iter().rev().map(|(program, _)| program));
         if !trampolines {
             wanted.extend(hooks::INODE_CHANGES.iter().map(|(program, _)| program));
@@ -27,6 +28,7 @@ impl Probe {
         wanted.extend(hooks::CGROUP);
         wanted.extend(hooks::RAW.iter().map(|hook| hook.program));
         wanted.extend(hooks::SOCKETS.iter().map(|hook| hook.program));
+        wanted.push(hooks::MAPPED.program);
         wanted.extend(hooks::CALLS.iter().map(|(program, _)| program));
         let rank = |name: &str| wanted.iter().position(|it| *it == name);
         let mut programs: Vec<(usize, &mut Program)> = self
