@@ -64,4 +64,4 @@ pub struct OwnKey {
 
 const _: () = assert!(size_of::<OwnKey>() == 16);
 
-crate::pod!(Budget);
+crate::pod!(Budget, OwnKey);

@@ -70,7 +70,11 @@ pub mod kind {
     pub const CALL: u16 = 5;
     /// [`crate::call::Signal`]
     pub const SIGNAL: u16 = 6;
-    // 7 to 15 are reserved for processes.
+    /// [`crate::process::CgroupMade`]; never leaves the source.
+    pub const CGROUP_MADE: u16 = 7;
+    /// [`crate::process::CgroupGone`]; never leaves the source.
+    pub const CGROUP_GONE: u16 = 8;
+    // 9 to 15 are reserved for processes.
     /// [`crate::flow::Connect`]
     pub const CONNECT: u16 = 16;
     /// [`crate::flow::Endpoint`]: a process took a connection.

@@ -49,6 +49,32 @@ pub struct CgroupMove {
 
 const _: () = assert!(size_of::<CgroupMove>() == 16);
 
+/// A cgroup came to be that may be an agent's, and carries a tag until userspace has looked at it. The
+/// header is its maker's, but for the agent: that is the number that the cgroup got. The tail: its path
+/// from the root of the hierarchy.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CgroupMade {
+    /// Its cgroup v2 id.
+    pub id: u64,
+    /// Bytes of the path in the tail.
+    pub path_len: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<CgroupMade>() == 16);
+
+/// The cgroup of an agent was removed: nothing is in it any more.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CgroupGone {
+    /// Its cgroup v2 id.
+    pub id: u64,
+}
+
+const _: () = assert!(size_of::<CgroupGone>() == 8);
+
 /// A process that ran already, as `/proc` had it. The tail: path of the binary (root first, as
 /// readlink gives it), working directory, argument vector.
 #[repr(C)]

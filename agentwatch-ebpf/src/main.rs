@@ -76,6 +76,12 @@ fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+#[raw_tracepoint(tracepoint = "cgroup_rmdir")]
+fn cgroup_rmdir(ctx: RawTracePointContext) -> i32 {
+    probes::cgroup::rmdir(&ctx);
+    0
+}
+
 // `release`, not `rmdir`: until then a task that is leaving may still be accounted to the cgroup.
 #[raw_tracepoint(tracepoint = "cgroup_release")]
 fn cgroup_release(ctx: RawTracePointContext) -> i32 {

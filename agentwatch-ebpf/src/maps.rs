@@ -45,6 +45,12 @@ pub static EVENTS_BULK: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 #[map]
 pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
 
+/// Cgroup v2 id → where below it the cgroups of agents may come to be, see `agentwatch_common::tag::below`.
+/// Userspace puts in what the configuration names, `cgroup_mkdir` what lies between. Full: counted as
+/// `CGROUPS_FULL` of nobody; userspace looks at all cgroups again then.
+#[map]
+pub static PARENTS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
 /// Process id → its tag. Full: counted as `TASKS_FULL`; the process is not seen.
 #[map]
 pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(32768, BPF_F_NO_PREALLOC);

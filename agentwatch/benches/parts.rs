@@ -7,11 +7,11 @@ use agentwatch::{
     enrich::World,
     event::{Event, ProcessKey, Stopped},
     finding::Finding,
+    host::row_of,
     pipeline::{Pipeline, Sink},
     policy::Policy,
     recording::Recording,
-    respond::cgroup::AgentCgroup,
-    session::row_of,
+    respond::{Means, cgroup::AgentCgroup},
 };
 use bytes::Bytes;
 use criterion::{
@@ -123,16 +123,22 @@ impl Sink for End {
         black_box(finding);
     }
 
+    fn free_hostages(&mut self) {}
+
+    fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
+}
+
+impl Means for End {
     fn cgroup(&self) -> Option<&AgentCgroup> {
         None
     }
 
-    fn free_hostages(&mut self) {}
-
-    fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
-
-    fn survivors(&self, _: u32) -> Vec<ProcessKey> {
+    fn members(&self) -> Vec<ProcessKey> {
         Vec::new()
+    }
+
+    fn quarantine(&mut self, _: bool) -> anyhow::Result<()> {
+        Ok(())
     }
 }
 

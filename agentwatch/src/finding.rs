@@ -40,6 +40,10 @@ pub enum Action {
     Log,
     /// Shown as it happens.
     Alert,
+    /// The agent's network is cut, but for what its policy keeps.
+    Quarantine,
+    /// None of the agent's processes runs until a person says so.
+    Freeze,
     /// The whole agent, at once.
     Kill,
 }
@@ -49,6 +53,8 @@ impl fmt::Display for Action {
         f.pad(match self {
             Self::Log => "log",
             Self::Alert => "alert",
+            Self::Quarantine => "quarantine",
+            Self::Freeze => "freeze",
             Self::Kill => "kill",
         })
     }

@@ -3,6 +3,7 @@
 //! An event's way: `source → decode → enrich → detect → respond → store, publish`; `pipeline` shows
 //! it.
 
+pub mod api;
 pub mod cli;
 pub mod decode;
 pub mod detect;
@@ -10,6 +11,7 @@ pub mod domain;
 pub mod enrich;
 pub mod event;
 pub mod finding;
+pub mod host;
 pub mod pipeline;
 pub mod policy;
 pub mod probe;

@@ -1,20 +1,22 @@
 //! The way of an event, on one screen.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::{
     decode,
     detect::{Detection, Detectors},
     enrich::World,
-    event::{Event, FileOp, Kind, ProcessKey, Stopped},
+    event::{Event, FileOp, Kind, Stopped},
     finding::{Action, Finding, Response},
     policy::{MassDeletion, Mode, Policy},
-    respond::{self, cgroup::AgentCgroup},
+    respond::{self, Means},
 };
 
 /// Everything after `source`.
 pub struct Pipeline {
-    policy: Policy,
+    policy: Arc<Policy>,
     /// What is known by now.
     pub world: World,
     detectors: Detectors,
@@ -25,26 +27,22 @@ pub struct Pipeline {
 }
 
 /// Where events and findings go.
-pub trait Sink {
+pub trait Sink: Means {
     /// Something happened.
     fn event(&mut self, event: &Event, world: &World);
     /// Something was found, and what was done about it.
     fn finding(&mut self, finding: &Finding);
-    /// The cgroup that may be acted upon, `None` in a replay.
-    fn cgroup(&self) -> Option<&AgentCgroup>;
     /// Moves out of the agent's cgroup what is never acted upon: somebody has moved it in.
     fn free_hostages(&mut self);
     /// Lets a process go on that the kernel stopped, with so much more budget for its agent.
     fn resume(&mut self, event: &Event, stopped: Stopped, left: u64);
-    /// The agent's processes that are alive; asked once its cgroup is empty.
-    fn survivors(&self, agent: u32) -> Vec<ProcessKey>;
 }
 
 impl Pipeline {
     /// Begins with nothing known.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: impl Into<Arc<Policy>>) -> Self {
         Self {
-            policy,
+            policy: policy.into(),
             world: World::default(),
             detectors: Detectors::default(),
             path: String::new(),
@@ -96,13 +94,7 @@ impl Pipeline {
         for detection in found {
             let requested =
                 respond::requested(&self.policy, detection.detector, detection.severity);
-            let response = respond::respond(
-                &self.policy,
-                requested,
-                event.time_ns,
-                sink.cgroup(),
-                || sink.survivors(event.agent),
-            );
+            let response = respond::respond(&self.policy, requested, event.time_ns, sink);
             let finding = self.finding(&event, detection, response);
             sink.finding(&finding);
         }
@@ -120,7 +112,7 @@ impl Pipeline {
     }
 
     /// The policy that is in force.
-    pub fn policy(&self) -> &Policy {
+    pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
@@ -128,7 +120,7 @@ impl Pipeline {
     /// past it.
     pub fn deletion_budget(&self) -> Option<MassDeletion> {
         let limits = self.policy.detectors.mass_deletion;
-        let acts = self.policy.mode == Mode::Enforce && limits.action >= Action::Kill;
+        let acts = self.policy.mode == Mode::Enforce && limits.action >= Action::Freeze;
         (limits.enabled && acts).then_some(limits)
     }
 

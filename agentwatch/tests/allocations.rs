@@ -12,7 +12,7 @@ use agentwatch::{
     finding::Finding,
     pipeline::{Pipeline, Sink},
     policy::Policy,
-    respond::cgroup::AgentCgroup,
+    respond::{Means, cgroup::AgentCgroup},
     source,
 };
 use agentwatch_common::{
@@ -59,16 +59,22 @@ impl Sink for Events {
         panic!("a finding: {finding:?}");
     }
 
+    fn free_hostages(&mut self) {}
+
+    fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
+}
+
+impl Means for Events {
     fn cgroup(&self) -> Option<&AgentCgroup> {
         None
     }
 
-    fn free_hostages(&mut self) {}
-
-    fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
-
-    fn survivors(&self, _: u32) -> Vec<ProcessKey> {
+    fn members(&self) -> Vec<ProcessKey> {
         Vec::new()
+    }
+
+    fn quarantine(&mut self, _: bool) -> anyhow::Result<()> {
+        Ok(())
     }
 }
 

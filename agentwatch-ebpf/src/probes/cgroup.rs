@@ -1,22 +1,36 @@
 //! Cgroups: inheritance of the tag, and moves.
 
-use agentwatch_common::{header::flag, kind, loss::counter, process::CgroupMove, tag::Task};
-use aya_ebpf::{helpers::generated::bpf_send_signal, programs::RawTracePointContext};
+use agentwatch_common::{
+    header::flag,
+    kind,
+    loss::counter,
+    process::{CgroupGone, CgroupMade, CgroupMove},
+    tag::{Task, agent_of_cgroup, below},
+};
+use aya_ebpf::{
+    helpers::generated::{bpf_probe_read_kernel_str, bpf_send_signal},
+    programs::RawTracePointContext,
+};
 use aya_log_ebpf::debug;
 
 use crate::{
-    emit,
+    emit::{self, Builder, Way, mask},
     kernel::{cgroup, task},
-    maps::{CGROUPS, DEFENDED},
+    maps::{CGROUPS, DEFENDED, PARENTS},
     tag,
 };
 
 /// Of <signal.h>.
 const SIGKILL: u32 = 9;
+/// The longest path of a cgroup that the kernel tells at a tracepoint (`TRACE_CGROUP_PATH_LEN`,
+/// kernel/cgroup/cgroup-internal.h).
+const PATH_MAX: u32 = 1024;
 
 /// `cgroup_mkdir(struct cgroup *cgrp, const char *path)`
 ///
-/// Before the folder can be seen, so before a task can be put into it.
+/// Before the folder can be seen, so before a task can be put into it. A cgroup below an agent's is the
+/// agent's; one where the configuration looks for agents gets a number of its own at once, so that its
+/// first process is seen. Userspace takes that away again where the name says no.
 #[inline(always)]
 pub fn mkdir(ctx: &RawTracePointContext) {
     let new: u64 = ctx.arg(0);
@@ -26,17 +40,88 @@ pub fn mkdir(ctx: &RawTracePointContext) {
     let Some(parent) = cgroup::parent(new).and_then(cgroup::id) else {
         return;
     };
-    let agent = tag::of_cgroup(parent);
-    if agent == 0 {
+    // SAFETY: copied out at once.
+    let levels = unsafe { PARENTS.get(&parent) }.copied().unwrap_or(0);
+    let above = tag::of_cgroup(parent);
+    if levels == 0 && above == 0 {
         return;
     }
     let Some(id) = cgroup::id(new) else {
         return;
     };
+    let next = below::one_down(levels);
+    if next != 0 && PARENTS.insert(&id, &next, 0).is_err() {
+        emit::count(0, counter::CGROUPS_FULL);
+    }
+    let is_new = above == 0;
+    if is_new && !below::here(levels) {
+        return;
+    }
+    let agent = if is_new { agent_of_cgroup(id) } else { above };
     debug!(ctx, "cgroup {} below {} is agent {}'s", id, parent, agent);
     if CGROUPS.insert(&id, &agent, 0).is_err() {
         emit::count(agent, counter::CGROUPS_FULL);
     }
+    if is_new {
+        made(id, agent, ctx.arg(1));
+    }
+}
+
+/// Tells of a cgroup that may be an agent's.
+#[inline(always)]
+fn made(id: u64, agent: u32, path: u64) {
+    let nobody = Task {
+        start_ns: 0,
+        agent,
+        ppid: 0,
+    };
+    let Some(out) = Builder::<CgroupMade>::new(kind::CGROUP_MADE, &nobody) else {
+        return;
+    };
+    let payload = out.payload();
+    payload.id = id;
+    if let Some(at) = out.room() {
+        // SAFETY: `room` gives more bytes than PATH_MAX.
+        let n = unsafe { bpf_probe_read_kernel_str(at.cast(), PATH_MAX, path as *const _) };
+        if n > 0 {
+            // Without its NUL.
+            let len = mask::<{ PATH_MAX as usize - 1 }>(n as usize - 1);
+            payload.path_len = len as u32;
+            out.advance(len);
+        }
+    }
+    out.send(Way::Prio);
+}
+
+/// `cgroup_rmdir(struct cgroup *cgrp, const char *path)`
+///
+/// A cgroup that is removed has no process in it, and all of them have told of their end by now. Only of
+/// an agent's own cgroup: what was made below it comes and goes as it likes.
+#[inline(always)]
+pub fn rmdir(ctx: &RawTracePointContext) {
+    let old: u64 = ctx.arg(0);
+    if !cgroup::is_v2(old) {
+        return;
+    }
+    let Some(id) = cgroup::id(old) else {
+        return;
+    };
+    let agent = tag::of_cgroup(id);
+    if agent == 0 || agent != agent_of_cgroup(id) {
+        return;
+    }
+    let nobody = Task {
+        start_ns: 0,
+        agent,
+        ppid: 0,
+    };
+    emit::prio(
+        emit::header(kind::CGROUP_GONE, &nobody),
+        |payload: *mut CgroupGone| {
+            // SAFETY: reserved memory of this type.
+            unsafe { payload.write(CgroupGone { id }) };
+        },
+    );
 }
 
 /// `cgroup_release(struct cgroup *cgrp, const char *path)`
@@ -47,6 +132,7 @@ pub fn release(ctx: &RawTracePointContext) {
         && let Some(id) = cgroup::id(old)
     {
         let _ = CGROUPS.remove(&id);
+        let _ = PARENTS.remove(&id);
     }
 }
 

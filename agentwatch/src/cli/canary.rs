@@ -2,6 +2,7 @@
 //! to see whether the kernel refuses it and says so.
 
 use std::{
+    collections::HashSet,
     ffi::CString,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -275,7 +276,7 @@ pub fn run() -> Result<Vec<Attempt>> {
         });
     }
     bird.end()?;
-    probe.untag(AGENT)?;
+    probe.untag(&HashSet::from([AGENT]))?;
     let mut batch = Vec::new();
     source.drain(&mut batch);
     drop(guard);

@@ -17,7 +17,7 @@ use crate::{
         notice::{Format, Notices},
     },
     recording::Recording,
-    respond::cgroup::AgentCgroup,
+    respond::{Means, cgroup::AgentCgroup},
 };
 
 /// Replay a recording against a policy, without root: the findings that it would give.
@@ -56,7 +56,7 @@ impl Sink for Collected {
         if let Kind::Tally(tally) = &event.kind {
             self.account.tally(tally);
         }
-        if let Some(row) = crate::session::row_of(event, world) {
+        if let Some(row) = crate::host::row_of(event, world) {
             self.account.observe(&row);
         }
     }
@@ -66,16 +66,22 @@ impl Sink for Collected {
         self.findings.push(finding.clone());
     }
 
+    fn free_hostages(&mut self) {}
+
+    fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
+}
+
+impl Means for Collected {
     fn cgroup(&self) -> Option<&AgentCgroup> {
         None
     }
 
-    fn free_hostages(&mut self) {}
-
-    fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
-
-    fn survivors(&self, _: u32) -> Vec<ProcessKey> {
+    fn members(&self) -> Vec<ProcessKey> {
         Vec::new()
+    }
+
+    fn quarantine(&mut self, _: bool) -> Result<()> {
+        Ok(())
     }
 }
 

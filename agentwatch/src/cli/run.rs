@@ -6,6 +6,7 @@ use std::{
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     task::Poll,
 };
 
@@ -16,8 +17,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Output;
 use crate::{
+    api::model::FoundBy,
     event::Tally,
     finding::Finding,
+    host::{self, Outputs, Plan},
     policy::Policy,
     probe::{self, support},
     publish::{
@@ -27,7 +30,7 @@ use crate::{
     recording::Recorder,
     respond::cgroup::AgentCgroup,
     run::{self, Change, Job, User},
-    session::{self, Outputs, Plan, Session},
+    session::Session,
     store::{Stats, Store, default_data_dir},
 };
 
@@ -156,18 +159,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let store = if args.no_history {
         None
     } else {
-        Some(Store::open(
-            &dir,
-            &name,
-            &command,
-            session::wall_offset_ns(),
-        )?)
+        Some(Store::open(&dir, &name, &command, host::wall_offset_ns())?)
     };
     let outputs = Outputs {
         store,
         recorder,
-        account: Account::new(&name, &command),
+        account: Some(Account::new(&name, &command)),
         notices,
+        stream: None,
     };
     // Last: from here on it is removed again, whatever happens.
     let cgroup = AgentCgroup::create(&cgroup_of(&name)?)?;
@@ -175,20 +174,25 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         name,
         cgroup: cgroup.clone(),
         workspace: Some(workspace),
-        policy,
-        probe: probe::Options {
-            kernel_log: args.kernel_log,
-            map_mib: args.map_memory,
-            ..probe::Options::DEFAULT
-        },
+        policy: Arc::new(policy),
+        policy_source: args
+            .policy
+            .as_ref()
+            .map_or_else(|| "default".to_owned(), |path| path.display().to_string()),
         homes,
+        found_by: FoundBy::Run { command },
+    };
+    let options = probe::Options {
+        kernel_log: args.kernel_log,
+        map_mib: args.map_memory,
+        ..probe::Options::DEFAULT
     };
     let task = Task::Command {
         command: &args.command,
         user: user.as_ref(),
         leftover: args.leftover,
     };
-    let result = watch(plan, outputs, &task);
+    let result = watch(&options, plan, outputs, &task);
     cgroup.remove();
     let (mut outputs, ended) = result?;
     let history = outputs.store.take().map(|store| {
@@ -223,8 +227,9 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
     let outputs = Outputs {
         store: None,
         recorder: Some(Recorder::create(&args.to)?),
-        account: Account::new(&name, &shown(&args.command)),
+        account: Some(Account::new(&name, &shown(&args.command))),
         notices: notices(Output::Table, None)?,
+        stream: None,
     };
     let workspace = if made { Some(workspace(None)?) } else { None };
     // Last: from here on it is removed again, whatever happens.
@@ -236,9 +241,12 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         name,
         cgroup: cgroup.clone(),
         workspace,
-        policy,
-        probe: probe::Options::DEFAULT,
+        policy: Arc::new(policy),
+        policy_source: "default, observing".to_owned(),
         homes: homes(user.as_ref()),
+        found_by: FoundBy::Run {
+            command: shown(&args.command),
+        },
     };
     let task = if made {
         Task::Command {
@@ -253,7 +261,7 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         );
         Task::Cgroup
     };
-    let result = watch(plan, outputs, &task);
+    let result = watch(&probe::Options::DEFAULT, plan, outputs, &task);
     if made {
         cgroup.remove();
     }
@@ -348,7 +356,12 @@ fn notices(output: Output, log: Option<&Path>) -> Result<Notices> {
 }
 
 /// Watches from the start to the end.
-fn watch(plan: Plan, outputs: Outputs, task: &Task<'_>) -> Result<(Outputs, Ended)> {
+fn watch(
+    options: &probe::Options,
+    plan: Plan,
+    outputs: Outputs,
+    task: &Task<'_>,
+) -> Result<(Outputs, Ended)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -356,7 +369,7 @@ fn watch(plan: Plan, outputs: Outputs, task: &Task<'_>) -> Result<(Outputs, Ende
     runtime.block_on(async {
         // Signals are ours from here on: none may end agentwatch while an agent runs.
         let mut signals = Signals::new()?;
-        let mut session = Session::start(plan, outputs)?;
+        let mut session = Session::start(options, plan, outputs)?;
         if matches!(task, Task::Command { .. }) {
             session.pass_on_sockets();
         }
@@ -443,8 +456,13 @@ async fn command_to_end(
         tokio::select! {
             biased;
             passed_on = signals.next() => {
-                if let Some(signal) = passed_on {
-                    job.signal(signal);
+                match passed_on {
+                    // What is frozen hears no signal but the last one.
+                    Some(Signal::INT | Signal::TERM | Signal::HUP) if session.is_frozen() => {
+                        session.end_members()?;
+                    }
+                    Some(signal) => job.signal(signal),
+                    None => {}
                 }
             }
             () = session.wait() => {}
@@ -459,13 +477,15 @@ async fn command_to_end(
     drop(job);
     session.pump()?;
     let left = session.members().len();
-    if left == 0 || session.killed_by.is_some() {
+    if left == 0 || session.is_killed() {
         return Ok((change, 0));
     }
     if leftover == Leftover::Wait {
-        session.outputs.notices.write(&format!(
-            "agentwatch: the command ended and left {left} running; waiting for them, Ctrl-C ends them\n"
-        ));
+        if let Some(notices) = session.notices() {
+            notices.write(&format!(
+                "agentwatch: the command ended and left {left} running; waiting for them, Ctrl-C ends them\n"
+            ));
+        }
         while !session.members().is_empty() {
             tokio::select! {
                 biased;
@@ -503,11 +523,11 @@ fn account(
     history: Option<&(PathBuf, String, Stats)>,
 ) -> ExitCode {
     let Outputs {
-        store: _,
-        recorder: _,
-        mut account,
+        account,
         mut notices,
+        ..
     } = outputs;
+    let mut account = account.unwrap_or_default();
     notices.flush();
     if let Some(error) = &ended.failure {
         let (status, what) = match error.kind() {

@@ -1,6 +1,6 @@
 //! The flows that are open: whose, where to, and how they began.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr};
 
 use super::names::Names;
 use crate::{
@@ -131,6 +131,18 @@ impl Flows {
     /// An agent's flow by its cookie.
     pub fn get(&self, agent: u32, cookie: u64) -> Option<&Flow> {
         self.open.get(&(agent, cookie))
+    }
+
+    /// The flows of an agent whose peer has a name: cookie, peer, name.
+    pub fn named_of(&self, agent: u32) -> impl Iterator<Item = (u64, SocketAddr, &str)> {
+        self.open
+            .iter()
+            .filter(move |((owner, _), _)| *owner == agent)
+            .filter_map(|((_, cookie), flow)| {
+                let name = flow.domain.as_ref()?.name.as_str();
+                let remote = flow.endpoint.remote;
+                Some((*cookie, SocketAddr::new(remote.ip, remote.port), name))
+            })
     }
 
     /// The TCP connections that an agent opened and that are there now.

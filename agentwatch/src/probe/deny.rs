@@ -3,7 +3,6 @@
 use std::{
     collections::HashSet,
     fs::File,
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,7 +23,7 @@ use aya::{
         Array, HashMap,
         lpm_trie::{Key, LpmTrie},
     },
-    programs::{CgroupAttachMode, Program, ProgramError},
+    programs::{Program, ProgramError},
 };
 use bytes::{Bytes, BytesMut};
 
@@ -121,7 +120,7 @@ impl Probe {
         self.fill_files(agent, policy, homes, &mut enforced)?;
         self.protect(&mut enforced);
         for need in &rules.needs {
-            let status = self.hold(*need, Some(cgroup));
+            let status = self.hold(*need, Some((agent, cgroup)));
             if status.missing.is_some() {
                 enforced.missing.push((*need, status));
             }
@@ -169,7 +168,7 @@ impl Probe {
     }
 
     /// Loads the programs of a capability, and attaches those of a cgroup to it.
-    fn hold(&mut self, need: Need, cgroup: Option<&Path>) -> Status {
+    fn hold(&mut self, need: Need, cgroup: Option<(u32, &Path)>) -> Status {
         let mut missing = None;
         for hook in tiers::hooks(need) {
             let result = match hook.place {
@@ -221,9 +220,12 @@ impl Probe {
         Ok(())
     }
 
-    fn hold_cgroup(&mut self, name: &str, cgroup: Option<&Path>) -> Result<(), ProgramError> {
-        let program = self.program(name)?;
-        let loaded = match program {
+    fn hold_cgroup(
+        &mut self,
+        name: &str,
+        cgroup: Option<(u32, &Path)>,
+    ) -> Result<(), ProgramError> {
+        let loaded = match self.program(name)? {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
             Program::CgroupDevice(program) => program.load(),
@@ -234,29 +236,27 @@ impl Probe {
             Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
             Err(error) => return Err(error),
         }
-        let Some(cgroup) = cgroup else {
+        let Some((agent, cgroup)) = cgroup else {
             return Ok(());
         };
         let folder = File::open(cgroup).map_err(ProgramError::IOError)?;
-        let (fd, mode) = (folder.as_fd(), CgroupAttachMode::Single);
-        match program {
-            Program::CgroupSockAddr(program) => program.attach(fd, mode).map(drop),
-            Program::CgroupSock(program) => program.attach(fd, mode).map(drop),
-            Program::CgroupDevice(program) => program.attach(fd, mode).map(drop),
-            Program::CgroupSysctl(program) => program.attach(fd, mode).map(drop),
-            _ => Err(ProgramError::UnexpectedProgramType),
-        }
+        self.attach_to(agent, name, &folder)
     }
 
     fn set_enforcement(&mut self, agent: u32, wire: Enforcement) -> Result<()> {
         let mut map: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
         map.insert(agent, wire, 0)
             .context("cannot put an agent's denials in force")?;
-        let packets = enforce::CONNECT | enforce::QUARANTINE;
+        self.switch_packet_rules(enforce::CONNECT | enforce::QUARANTINE)
+    }
+
+    /// Has packets judged only while an agent has rules about them: any of `flags`.
+    pub(super) fn switch_packet_rules(&mut self, flags: u32) -> Result<()> {
+        let map: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
         let any = map
             .iter()
             .filter_map(Result::ok)
-            .any(|(_, wire)| wire.flags & packets != 0);
+            .any(|(_, wire)| wire.flags & flags != 0);
         let mut switch: Array<_, u32> = self.map("PACKET_RULES")?.try_into()?;
         switch
             .set(0, u32::from(any), 0)
@@ -380,7 +380,9 @@ impl Probe {
 
     /// Keeps agents' hands off this process, where the kernel can.
     fn protect(&mut self, enforced: &mut Enforced) {
-        enforced.protection = self.hold(Need::Protection, Some(Path::new(""))).missing;
+        enforced.protection = self
+            .hold(Need::Protection, Some((0, Path::new(""))))
+            .missing;
     }
 
     fn fill_sysctls(&mut self, agent: u32, policy: &Policy) -> Result<()> {

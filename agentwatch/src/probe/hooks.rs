@@ -70,9 +70,10 @@ pub const RAW: &[RawTracepoint] = &[
     raw(
         "cgroup_mkdir",
         "cgroup_mkdir",
-        "cgroups below an agent's",
+        "cgroups below an agent's, and new agents",
         true,
     ),
+    raw("cgroup_rmdir", "cgroup_rmdir", "agents that end", true),
     raw("cgroup_release", "cgroup_release", "cgroups removed", true),
     raw(
         "cgroup_attach_task",

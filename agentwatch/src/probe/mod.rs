@@ -1,10 +1,12 @@
 //! The kernel programs: loading, attaching, filling their maps. With `source.rs` the only place that
 //! names aya.
 
+mod agents;
 pub mod borrowed;
 mod budget;
 pub mod calls;
 pub mod deny;
+pub mod gauge;
 pub mod hooks;
 mod leave;
 mod log;
@@ -19,24 +21,19 @@ pub mod syscalls;
 pub mod tiers;
 pub mod verifier;
 
-use std::{fs::File, io, os::fd::AsFd as _, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use agentwatch_common::{
     call::CallRow,
     config::Config,
     file::{InodeKey, LEAF_MAX, NameKey, Syscall, op},
-    loss::Share,
     offsets::Offsets,
-    tag::Task,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap},
-    programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType, RawTracePoint,
-        TracePoint,
-    },
+    programs::{Program, ProgramError, ProgramType, RawTracePoint, TracePoint},
     sys::{BpfHelper, is_helper_supported},
 };
 use aya_log::EbpfLogger;
@@ -101,6 +98,8 @@ pub struct Probe {
     following: borrowed::Following,
     /// Why the kernel refuses the trampoline tier, if it does.
     pub trampolines_refused: Option<String>,
+    /// What is attached to each agent's cgroup.
+    links: agents::Links,
 }
 
 impl Probe {
@@ -118,6 +117,7 @@ impl Probe {
             lsm: deny::LsmState::new(btf),
             following: borrowed::Following::default(),
             trampolines_refused: None,
+            links: agents::Links::default(),
             args_at_exit: args_at_exit(&layout),
         };
         probe.fill_syscalls()?;
@@ -274,104 +274,6 @@ impl Probe {
         }
     }
 
-    /// Tags a cgroup and attaches the socket programs to it.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, or the cgroup cannot be opened.
-    pub fn watch(&mut self, agent: u32, cgroup: &Path, id: u64) -> Result<()> {
-        let folder = File::open(cgroup)
-            .with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
-        let fd = folder.as_fd();
-        for name in hooks::CGROUP {
-            let mode = CgroupAttachMode::Single;
-            match self.program(name)? {
-                Program::CgroupSockAddr(p) => p.attach(fd, mode).map(drop),
-                Program::CgroupSock(p) => p.attach(fd, mode).map(drop),
-                Program::SockOps(p) => p.attach(fd, mode).map(drop),
-                Program::CgroupSkb(p) => {
-                    let side = if *name == "packet_in" {
-                        CgroupSkbAttachType::Ingress
-                    } else {
-                        CgroupSkbAttachType::Egress
-                    };
-                    p.attach(fd, side, mode).map(drop)
-                }
-                _ => Err(ProgramError::UnexpectedProgramType),
-            }
-            .map_err(|error| explain(&error))
-            .with_context(|| format!("cannot attach {name} to {}", cgroup.display()))?;
-        }
-        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
-        cgroups
-            .insert(id, agent, 0)
-            .context("cannot tag the cgroup")?;
-        Ok(())
-    }
-
-    /// Tags a cgroup below one that is watched and was there before.
-    ///
-    /// # Errors
-    ///
-    /// When the map is full.
-    pub fn tag_cgroup(&mut self, agent: u32, id: u64) -> Result<()> {
-        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
-        Ok(cgroups.insert(id, agent, 0)?)
-    }
-
-    /// Tags a process that ran already.
-    ///
-    /// # Errors
-    ///
-    /// When the map is full.
-    pub fn tag(&mut self, pid: u32, task: Task) -> Result<()> {
-        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
-        Ok(tasks.insert(pid, task, 0)?)
-    }
-
-    /// The process ids that carry an agent's tag.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn tagged(&self, agent: u32) -> Result<Vec<(u32, Task)>> {
-        let map = self
-            .ebpf
-            .map("TASKS")
-            .ok_or_else(|| anyhow!("no map TASKS"))?;
-        let tasks: HashMap<_, u32, Task> = HashMap::try_from(map)?;
-        Ok(tasks
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, task)| task.agent == agent)
-            .collect())
-    }
-
-    /// Takes an agent's tags away: nothing is sent of it any more.
-    ///
-    /// # Errors
-    ///
-    /// When a map cannot be read.
-    pub fn untag(&mut self, agent: u32) -> Result<()> {
-        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
-        let ids: Vec<u64> = cgroups
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, owner)| *owner == agent)
-            .map(|(id, _)| id)
-            .collect();
-        for id in ids {
-            // Gone already: removed meanwhile.
-            let _ = cgroups.remove(&id);
-        }
-        let pids = self.tagged(agent)?;
-        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
-        for (pid, _) in pids {
-            let _ = tasks.remove(&pid);
-        }
-        Ok(())
-    }
-
     /// Names and inodes that make an open for reading worth sending.
     ///
     /// # Errors
@@ -394,23 +296,6 @@ impl Probe {
                 .context("too many sensitive files: at most 4096")?;
         }
         Ok(())
-    }
-
-    /// Limits what an agent may have unread in the rings, to a part of each: so that with others watched
-    /// beside it a flood costs none of them an event.
-    ///
-    /// # Errors
-    ///
-    /// When there are too many agents.
-    pub fn share(&mut self, agent: u32, prio_bytes: u64, bulk_bytes: u64) -> Result<()> {
-        let share = Share {
-            limit: [prio_bytes, bulk_bytes],
-            sent: [0; 2],
-        };
-        let mut shares: HashMap<_, u32, Share> = self.map("SHARES")?.try_into()?;
-        shares
-            .insert(agent, share, 0)
-            .context("cannot give the agent its share of the rings")
     }
 
     /// The kernel programs' own diagnostics. `None` where they are off.

@@ -1,6 +1,7 @@
 //! What the source reads of the kernel programs.
 
 use std::{
+    collections::HashSet,
     io,
     os::fd::{AsFd as _, OwnedFd},
 };
@@ -8,12 +9,12 @@ use std::{
 use agentwatch_common::{
     file::{ThinKey, Thinned},
     flow::{FlowKey, FlowState},
-    loss::{CounterKey, Read, Tally, counter},
+    loss::{CounterKey, Read, Tally},
 };
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuHashMap, RingBuf};
 
-use super::Probe;
+use super::{Probe, gauge};
 
 /// What `source.rs` reads.
 pub struct Rings {
@@ -45,34 +46,31 @@ impl Rings {
 
     /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.
     pub fn tally(&self, agent: u32) -> Tally {
-        let get = |what: u32| -> u64 {
-            self.counters
-                .get(
-                    &CounterKey {
-                        agent,
-                        counter: what,
-                    },
-                    0,
-                )
-                .map_or(0, |values| values.iter().sum())
-        };
-        let mut lost = [0; 7];
-        for (slot, what) in lost
-            .iter_mut()
-            .zip(counter::LOST_FIRST..=counter::LOST_LAST)
-        {
-            *slot = get(what);
+        gauge::tally(&self.counters, agent)
+    }
+
+    /// Keeps nothing more of agents that have ended.
+    pub fn forget(&mut self, agents: &HashSet<u32>) {
+        for agent in agents {
+            let _ = self.read.remove(agent);
         }
-        Tally {
-            emitted: get(counter::EMITTED),
-            delivered: 0,
-            lost,
-            thinned: get(counter::THINNED),
-            cut: get(counter::CUT),
-            faults: get(counter::FAULTS),
-            untagged: get(counter::TASKS_FULL) + get(counter::CGROUPS_FULL),
-            opens_read: get(counter::OPENS_READ),
-            opens_write: get(counter::OPENS_WRITE),
+        let gone: Vec<CounterKey> = self
+            .counters
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| agents.contains(&key.agent))
+            .collect();
+        for key in gone {
+            let _ = self.counters.remove(&key);
+        }
+        let gone: Vec<ThinKey> = self
+            .thinned
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| agents.contains(&key.agent))
+            .collect();
+        for key in gone {
+            let _ = self.thinned.remove(&key);
         }
     }
 }

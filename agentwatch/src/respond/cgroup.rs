@@ -75,6 +75,16 @@ impl AgentCgroup {
         Ok(cgroup)
     }
 
+    /// A cgroup that is known by its id, and may be gone already. What is in it is looked at when it is
+    /// acted upon.
+    pub fn known(path: PathBuf, id: u64) -> Self {
+        Self {
+            path,
+            id,
+            protected: protected::list(),
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -131,6 +141,10 @@ impl AgentCgroup {
 
     /// Those of its processes that must never be acted upon.
     fn hostages(&self) -> Result<Vec<&Protected>> {
+        // Another cgroup of the same name is not the agent's.
+        if fs::metadata(&self.path).map_or(true, |folder| folder.ino() != self.id) {
+            bail!("the cgroup {} is no more", self.path.display());
+        }
         let pids = self.processes()?;
         let is_in = |protected: &&Protected| pids.iter().any(|pid| protected.is(*pid));
         Ok(self.protected.iter().filter(is_in).collect())
@@ -234,14 +248,25 @@ impl AgentCgroup {
             .with_context(|| format!("cannot write {}", file.display()))
     }
 
+    /// Waits until everything in it stands still, or may run. False when the time is over.
+    pub fn wait_frozen(&self, frozen: bool, at_most: Duration) -> bool {
+        let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+        self.wait_for(at_most, |events| has_line(events, wanted).unwrap_or(true))
+    }
+
     /// Waits until no process is left in it or below. False when the time is over.
     pub fn wait_empty(&self, at_most: Duration) -> bool {
+        self.wait_for(at_most, |events| !is_populated(events))
+    }
+
+    /// Waits until `cgroup.events` says so. False when the time is over.
+    fn wait_for(&self, at_most: Duration, mut so: impl FnMut(&mut fs::File) -> bool) -> bool {
         let end = Instant::now() + at_most;
         let Ok(mut events) = fs::File::open(self.path.join("cgroup.events")) else {
             return !self.path.exists();
         };
         loop {
-            if !is_populated(&mut events) {
+            if so(&mut events) {
                 return true;
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -265,6 +290,13 @@ impl AgentCgroup {
     /// Kills a process of the agent that has left the cgroup. False when it is gone or protected.
     pub fn kill_outsider(&self, process: ProcessKey) -> bool {
         !self.is_protected(process.pid) && kill(process)
+    }
+
+    /// Stops a process of the agent that has left the cgroup, or lets it go on. False when it is gone or
+    /// protected.
+    pub fn stop_outsider(&self, process: ProcessKey, stop: bool) -> bool {
+        let what = if stop { Signal::STOP } else { Signal::CONT };
+        !self.is_protected(process.pid) && send(process, what)
     }
 
     /// Removes it and what is below. What still has processes stays.
@@ -316,17 +348,28 @@ fn processes_by_threads(cgroup: &Path) -> Result<Vec<u32>> {
 }
 
 fn is_populated(events: &mut fs::File) -> bool {
-    let mut text = String::new();
-    let read = events
-        .rewind()
-        .and_then(|()| events.read_to_string(&mut text));
     // A cgroup that is gone has nobody in it.
-    read.is_ok() && text.lines().any(|line| line == "populated 1")
+    has_line(events, "populated 1").unwrap_or(false)
+}
+
+/// Whether `cgroup.events` has a line; `None` when the cgroup is gone.
+fn has_line(events: &mut fs::File, wanted: &str) -> Option<bool> {
+    let mut text = String::new();
+    events
+        .rewind()
+        .and_then(|()| events.read_to_string(&mut text))
+        .ok()?;
+    Some(text.lines().any(|line| line == wanted))
 }
 
 /// Kills one process, if it is still the one that is meant: by a descriptor, so that a process id
 /// that was given again in between is not hit.
 fn kill(process: ProcessKey) -> bool {
+    send(process, Signal::KILL)
+}
+
+/// Sends a signal likewise.
+fn send(process: ProcessKey, signal: Signal) -> bool {
     let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else {
         return false;
     };
@@ -336,5 +379,5 @@ fn kill(process: ProcessKey) -> bool {
     if process.start_ns != 0 && !crate::probe::seed::started_at(process) {
         return false;
     }
-    pidfd_send_signal(fd, Signal::KILL).is_ok()
+    pidfd_send_signal(fd, signal).is_ok()
 }

@@ -23,7 +23,9 @@ use cgroup::AgentCgroup;
 const ACTS_FROM: Severity = Severity::High;
 /// How long a killed agent may take to be gone. Processes in uninterruptible sleep take what they
 /// take; the finding says so then.
-const EMPTY_WITHIN: Duration = Duration::from_secs(5);
+pub const EMPTY_WITHIN: Duration = Duration::from_secs(5);
+/// How long what comes after a finding waits for a freeze: the longest that was seen is 21 ms.
+const FROZEN_WITHIN: Duration = Duration::from_millis(50);
 
 /// What a policy asks for, for a finding of a detector.
 pub fn requested(policy: &Policy, detector: &str, severity: Severity) -> Action {
@@ -35,14 +37,26 @@ pub fn requested(policy: &Policy, detector: &str, severity: Severity) -> Action 
     }
 }
 
-/// Does what the policy asks for. `outside` gives the agent's processes that are no longer in its
-/// cgroup; it is asked after the cgroup is empty.
+/// What a response can act with.
+pub trait Means {
+    /// The cgroup that may be acted upon, `None` in a replay.
+    fn cgroup(&self) -> Option<&AgentCgroup>;
+    /// The agent's processes that are alive, in its cgroup or not.
+    fn members(&self) -> Vec<ProcessKey>;
+    /// Cuts the agent's network, but for what its policy keeps; or lets it in again.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn quarantine(&mut self, cut_off: bool) -> Result<()>;
+}
+
+/// Does what the policy asks for.
 pub fn respond(
     policy: &Policy,
     requested: Action,
     decided_ns: u64,
-    agent: Option<&AgentCgroup>,
-    outside: impl FnOnce() -> Vec<ProcessKey>,
+    means: &mut impl Means,
 ) -> Response {
     let not_done = |reason: &str| Response {
         requested,
@@ -52,7 +66,7 @@ pub fn respond(
         empty_us: None,
         outside: Vec::new(),
     };
-    if requested < Action::Kill {
+    if requested < Action::Quarantine {
         return Response {
             taken: requested,
             reason: None,
@@ -62,34 +76,82 @@ pub fn respond(
     if policy.mode == Mode::Observe {
         return not_done("the policy only observes");
     }
-    let Some(agent) = agent else {
+    let Some(agent) = means.cgroup() else {
         return not_done("a replay acts on nothing");
     };
     let since = |now_ns: u64| Some(now_ns.saturating_sub(decided_ns) / 1000);
-    if let Err(error) = agent.kill() {
-        return not_done(&format!("{error:#}"));
+    let done = |reason: Option<String>| Response {
+        taken: requested,
+        reason,
+        ..not_done("")
+    };
+    match requested {
+        Action::Quarantine => match means.quarantine(true) {
+            Ok(()) => Response {
+                ordered_us: since(now_ns()),
+                ..done(None)
+            },
+            Err(error) => not_done(&format!("{error:#}")),
+        },
+        Action::Freeze => {
+            if let Err(error) = agent.freeze(true) {
+                return not_done(&format!("{error:#}"));
+            }
+            let ordered_us = since(now_ns());
+            let frozen = agent.wait_frozen(true, FROZEN_WITHIN);
+            let outside = stop_outside(agent, means.members(), true);
+            Response {
+                ordered_us,
+                outside,
+                ..done((!frozen).then(|| {
+                    format!(
+                        "not all of it stood still after {} ms: a process is in a call that takes its time",
+                        FROZEN_WITHIN.as_millis()
+                    )
+                }))
+            }
+        }
+        _ => {
+            if let Err(error) = agent.kill() {
+                return not_done(&format!("{error:#}"));
+            }
+            let ordered_us = since(now_ns());
+            let emptied = agent.wait_empty(EMPTY_WITHIN);
+            let empty_us = if emptied { since(now_ns()) } else { None };
+            let outside = kill_outside(agent, means.members());
+            Response {
+                ordered_us,
+                empty_us,
+                outside,
+                ..done((!emptied).then(|| {
+                    format!(
+                        "the cgroup was not empty after {} s: a process cannot be ended now",
+                        EMPTY_WITHIN.as_secs()
+                    )
+                }))
+            }
+        }
     }
-    let ordered_us = since(now_ns());
-    let emptied = agent.wait_empty(EMPTY_WITHIN);
-    let empty_us = if emptied { since(now_ns()) } else { None };
-    let outside: Vec<u32> = outside()
+}
+
+/// Kills the agent's processes that are no longer in its cgroup, which is empty by now. Which they were.
+pub fn kill_outside(agent: &AgentCgroup, members: Vec<ProcessKey>) -> Vec<u32> {
+    members
         .into_iter()
         .filter(|process| agent.kill_outsider(*process))
         .map(|process| process.pid)
-        .collect();
-    Response {
-        requested,
-        taken: Action::Kill,
-        reason: (!emptied).then(|| {
-            format!(
-                "the cgroup was not empty after {} s: a process cannot be ended now",
-                EMPTY_WITHIN.as_secs()
-            )
-        }),
-        ordered_us,
-        empty_us,
-        outside,
-    }
+        .collect()
+}
+
+/// Stops the agent's processes that are no longer in its cgroup, or lets them go on. Which they were.
+pub fn stop_outside(agent: &AgentCgroup, members: Vec<ProcessKey>, stop: bool) -> Vec<u32> {
+    let inside = agent.processes().unwrap_or_default();
+    members
+        .into_iter()
+        .filter(|process| inside.binary_search(&process.pid).is_err())
+        .filter(|process| agent.stop_outsider(*process, stop))
+        .map(|process| process.pid)
+        .collect()
 }
 
 /// Lets a process go on that was stopped. One that is gone meanwhile needs nothing.

@@ -4,7 +4,13 @@
 mod thin;
 mod uring;
 
-use std::{collections::HashMap, io, os::fd::OwnedFd};
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsStr,
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    path::PathBuf,
+};
 
 use agentwatch_common::{
     Header,
@@ -12,6 +18,7 @@ use agentwatch_common::{
     header::{COMM_LEN, flag},
     kind,
     loss::{Read, Tally, ring},
+    process::CgroupMade,
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{
@@ -169,7 +176,7 @@ impl Source {
             let _ = read.insert(agent, got.read, 0);
         }
         batch.extend(uring.overdue(respond::now_ns()));
-        batch[start..].sort_by_key(|record| Head::of(record).map_or(0, |head| head.time_ns));
+        batch[start..].sort_by_key(|record| time_ns(record));
     }
 
     /// Tells of the opens that the kernel only counted, once in a while; with `all` of all of them, now.
@@ -186,16 +193,18 @@ impl Source {
         }
     }
 
-    /// Closes, in the stream, every flow that an agent has open.
-    pub fn open_flows(&mut self, agent: u32, now_ns: u64, batch: &mut Vec<Bytes>) {
+    /// Closes, in the stream, every flow that agents have open.
+    pub fn open_flows(&mut self, agents: &HashSet<u32>, now_ns: u64, batch: &mut Vec<Bytes>) {
         // What has not returned by now will not be heard of.
-        batch.extend(self.uring.overdue(u64::MAX));
+        for agent in agents {
+            batch.extend(self.uring.of_agent(*agent));
+        }
         let open: Vec<(FlowKey, FlowState)> = self
             .rings
             .flows
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, state)| state.agent == agent)
+            .filter(|(_, state)| agents.contains(&state.agent))
             .collect();
         for (key, state) in open {
             batch.push(close(
@@ -206,7 +215,22 @@ impl Source {
                 flow::close::ALIVE,
             ));
             let _ = self.rings.flows.remove(&key);
+            self.udp.remove(&key.cookie);
         }
+    }
+
+    /// Keeps nothing more of agents that have ended.
+    pub fn forget(&mut self, agents: &HashSet<u32>) {
+        for agent in agents {
+            self.got.remove(agent);
+            self.losses.remove(agent);
+        }
+        self.rings.forget(agents);
+    }
+
+    /// How many of an agent's records were delivered.
+    pub fn delivered(&self, agent: u32) -> u64 {
+        self.got.get(&agent).map_or(0, |got| got.records)
     }
 
     /// Says, once a second, what has been lost of these agents, where that has become more.
@@ -234,6 +258,49 @@ impl Source {
     }
 }
 
+/// Whose a record is, and what it tells of cgroups: what is not for the detectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// A record of this agent.
+    Agent(u32),
+    /// A cgroup came to be that may be an agent's; the number is the agent's.
+    Made {
+        /// The number that the kernel gave it.
+        agent: u32,
+        /// Its cgroup v2 id.
+        id: u64,
+        /// Its path, from the root of the hierarchy.
+        path: PathBuf,
+    },
+    /// The cgroup of this agent was removed.
+    Gone(u32),
+}
+
+/// Where a record belongs; `None` for what is none.
+pub fn route(record: &[u8]) -> Option<Route> {
+    let head = Head::of(record)?;
+    Some(match head.kind {
+        kind::CGROUP_MADE => {
+            let at = size_of::<Header>() + size_of::<CgroupMade>();
+            let len = record.get(at - 8..at - 4)?;
+            let len = usize::try_from(u32::from_ne_bytes(len.try_into().ok()?)).ok()?;
+            let path = record.get(at..at.checked_add(len)?)?;
+            Route::Made {
+                agent: head.agent,
+                id: head.cookie,
+                path: OsStr::from_bytes(path).into(),
+            }
+        }
+        kind::CGROUP_GONE => Route::Gone(head.agent),
+        _ => Route::Agent(head.agent),
+    })
+}
+
+/// When a record was made, `CLOCK_BOOTTIME` nanoseconds.
+pub fn time_ns(record: &[u8]) -> u64 {
+    Head::of(record).map_or(0, |head| head.time_ns)
+}
+
 /// What is there is read after this, so a record that comes now wakes again.
 fn clear(ready: io::Result<AsyncFdReadyGuard<'_, OwnedFd>>) {
     if let Ok(mut ready) = ready {
@@ -247,6 +314,7 @@ struct Head {
     kind: u16,
     time_ns: u64,
     agent: u32,
+    /// The first word of the payload: the cookie of a socket, or the id of a cgroup.
     cookie: u64,
 }
 

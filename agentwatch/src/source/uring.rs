@@ -19,6 +19,7 @@ const STATE: usize = size_of::<Header>() + offset_of!(FileOp, state);
 const SIZE: usize = size_of::<Header>() + offset_of!(FileOp, size);
 const RESULT: usize = size_of::<Header>() + offset_of!(FileOp, result);
 const FLAGS: usize = offset_of!(Header, flags);
+const AGENT: usize = offset_of!(Header, agent);
 const TIME: usize = offset_of!(Header, time_ns);
 
 /// Records of requests that have not returned, by request.
@@ -51,6 +52,14 @@ impl Held {
         let time_ns = number64(record, TIME)?;
         let (_, held) = self.0.remove(&request)?;
         Some(whole(held, Some((time_ns, result.cast_signed()))))
+    }
+
+    /// The records of an agent's requests: what has not returned when it ends will not be heard of.
+    pub fn of_agent(&mut self, agent: u32) -> Vec<Bytes> {
+        self.0
+            .extract_if(|_, (_, record)| number32(record, AGENT) == Some(agent))
+            .map(|(_, (_, record))| whole(record, None))
+            .collect()
     }
 
     /// The records of requests that were submitted long before `now_ns`.

@@ -18,17 +18,18 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, bail};
 
-use crate::{event::Tally, finding::Finding};
+use crate::{api::model::Action, event::Tally, finding::Finding};
 use row::Row;
-use writer::{Message, Shared};
+use writer::{Message, RunInfo, Shared, What};
 
 /// How many rows may wait for the disk. When they do, further events are dropped and counted.
 pub const QUEUE: usize = 65_536;
@@ -62,39 +63,31 @@ pub struct Stats {
     pub error: Option<String>,
 }
 
-/// The history of one run, being written.
-pub struct Store {
-    /// The run's id.
-    pub run: String,
-    wall_offset_ns: u64,
+/// Who writes the history: one thread for all runs of a process.
+pub struct Writer {
     queue: SyncSender<Message>,
     shared: Arc<Shared>,
-    writer: JoinHandle<()>,
+    thread: JoinHandle<()>,
+    runs: AtomicU64,
 }
 
-impl Store {
-    /// Opens the history and begins a run in it.
+impl Writer {
+    /// Opens the history, and starts the thread that writes it.
     ///
     /// # Errors
     ///
     /// When the folder or today's file cannot be made.
-    pub fn open(dir: &Path, agent: &str, command: &[String], wall_offset_ns: u64) -> Result<Self> {
+    pub fn open(dir: &Path) -> Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)
             .with_context(|| format!("cannot make the data folder {}", dir.display()))?;
-        let started = jiff::Timestamp::now();
-        let run = format!(
-            "{}-{}",
-            started.strftime("%Y%m%dT%H%M%S"),
-            std::process::id()
-        );
         let mut files = writer::Files::new(dir.to_owned());
-        files.begin(&run, agent, command, wall_ns(started))?;
+        files.prepare(wall_ns(jiff::Timestamp::now()))?;
         let (queue, rows) = sync_channel(QUEUE);
         let shared = Arc::new(Shared::default());
-        let writer = {
+        let thread = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name("history".to_owned())
@@ -102,73 +95,231 @@ impl Store {
                 .context("cannot start the history's thread")?
         };
         Ok(Self {
-            run,
-            wall_offset_ns,
             queue,
             shared,
-            writer,
+            thread,
+            runs: AtomicU64::new(0),
         })
+    }
+
+    /// Begins a run.
+    pub fn begin(&self, agent: &str, command: &[String], wall_offset_ns: u64) -> Store {
+        let started = jiff::Timestamp::now();
+        let time = started.strftime("%Y%m%dT%H%M%S");
+        let pid = std::process::id();
+        let run = match self.runs.fetch_add(1, Ordering::Relaxed) {
+            0 => format!("{time}-{pid}"),
+            n => format!("{time}-{pid}-{n}"),
+        };
+        let info = Arc::new(RunInfo {
+            run: run.clone(),
+            agent: agent.to_owned(),
+            command: serde_json::Value::from(command).to_string(),
+            started_ns: wall_ns(started),
+            stored: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        });
+        let store = Store {
+            run,
+            wall_offset_ns,
+            info,
+            queue: self.queue.clone(),
+            shared: Arc::clone(&self.shared),
+            own_writer: None,
+        };
+        // So that a run in which nothing happens is there too.
+        store.send(What::Begin);
+        store
+    }
+
+    /// A way for actions into the history.
+    pub fn actions(&self) -> ActionLog {
+        ActionLog {
+            queue: self.queue.clone(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Why the disk cannot be written, now.
+    pub fn error(&self) -> Option<String> {
+        self.shared.error()
+    }
+
+    /// Waits until everything is written, or until it is clear that it cannot be. All runs of it should
+    /// have ended.
+    pub fn finish(self) -> Option<String> {
+        let Self {
+            queue,
+            shared,
+            thread,
+            runs: _,
+        } = self;
+        shared.give_up_after(PATIENCE);
+        drop(queue);
+        if thread.join().is_err() {
+            return Some("the history's thread failed".to_owned());
+        }
+        shared.error()
+    }
+}
+
+/// A way for actions into the history, from any thread.
+#[derive(Clone)]
+pub struct ActionLog {
+    queue: SyncSender<Message>,
+    shared: Arc<Shared>,
+}
+
+impl ActionLog {
+    /// Stores an action. Waits a second at most.
+    ///
+    /// # Errors
+    ///
+    /// When the history does not take it.
+    pub fn action(&self, action: &Action) -> Result<()> {
+        let time = action
+            .time
+            .parse()
+            .unwrap_or_else(|_| jiff::Timestamp::now());
+        let message = Message::Action {
+            time_ns: wall_ns(time),
+            action: Box::new(action.clone()),
+        };
+        if patiently(&self.queue, message) {
+            return Ok(());
+        }
+        self.shared.count_dropped(1);
+        bail!(
+            "the history does not take it: {}",
+            self.shared.error().unwrap_or_default()
+        )
+    }
+
+    /// Why the disk cannot be written, now.
+    pub fn error(&self) -> Option<String> {
+        self.shared.error()
+    }
+}
+
+/// The history of one run, being written.
+pub struct Store {
+    /// The run's id.
+    pub run: String,
+    wall_offset_ns: u64,
+    info: Arc<RunInfo>,
+    queue: SyncSender<Message>,
+    shared: Arc<Shared>,
+    /// Where the run has a thread of its own.
+    own_writer: Option<Writer>,
+}
+
+impl Store {
+    /// Opens the history and begins the only run of this process in it.
+    ///
+    /// # Errors
+    ///
+    /// When the folder or today's file cannot be made.
+    pub fn open(dir: &Path, agent: &str, command: &[String], wall_offset_ns: u64) -> Result<Self> {
+        let writer = Writer::open(dir)?;
+        let mut store = writer.begin(agent, command, wall_offset_ns);
+        store.own_writer = Some(writer);
+        Ok(store)
     }
 
     /// Stores an event. Never waits.
     pub fn event(&self, row: Row) {
-        if self.queue.try_send(Message::Event(Box::new(row))).is_err() {
-            self.shared.count_dropped(1);
+        if !self.send(What::Event(Box::new(row))) {
+            self.dropped();
         }
     }
 
     /// Stores a finding. Waits a second at most: there are few, and they are what counts.
     pub fn finding(&self, finding: &Finding) {
-        let time_ns = self.wall(finding.time_ns);
-        let mut message = Message::Finding {
-            time_ns,
+        let what = What::Finding {
+            time_ns: self.wall(finding.time_ns),
             finding: Box::new(finding.clone()),
         };
-        for _ in 0..100 {
-            match self.queue.try_send(message) {
-                Ok(()) => return,
-                Err(TrySendError::Full(back)) => message = back,
-                Err(TrySendError::Disconnected(_)) => break,
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if !patiently(&self.queue, self.message(what)) {
+            self.dropped();
         }
+    }
+
+    fn message(&self, what: What) -> Message {
+        Message::Of(Arc::clone(&self.info), what)
+    }
+
+    fn send(&self, what: What) -> bool {
+        self.queue.try_send(self.message(what)).is_ok()
+    }
+
+    fn dropped(&self) {
+        self.info.dropped.fetch_add(1, Ordering::Relaxed);
         self.shared.count_dropped(1);
     }
 
     /// How it goes.
     pub fn stats(&self) -> Stats {
-        self.shared.stats()
+        Stats {
+            stored: self.info.stored.load(Ordering::Relaxed),
+            dropped: self.info.dropped.load(Ordering::Relaxed),
+            error: self.shared.error(),
+        }
     }
 
-    /// Ends the run, with everything that is in the queue.
-    pub fn finish(self, exit_status: Option<i32>, killed_by: Option<&str>, tally: &Tally) -> Stats {
-        let Self {
-            queue,
-            shared,
-            writer,
-            ..
-        } = self;
-        shared.give_up_after(PATIENCE);
-        let end = Message::End {
+    /// Ends the run. Where it is the only one, everything that is in the queue is written before this
+    /// returns; else it may come later.
+    pub fn finish(
+        mut self,
+        exit_status: Option<i32>,
+        killed_by: Option<&str>,
+        tally: &Tally,
+    ) -> Stats {
+        let end = self.message(What::End {
             time_ns: wall_ns(jiff::Timestamp::now()),
             exit_status,
             killed_by: killed_by.map(str::to_owned),
             tally: Box::new(tally.clone()),
+        });
+        let Some(writer) = self.own_writer.take() else {
+            if !patiently(&self.queue, end) {
+                self.dropped();
+            }
+            return self.stats();
         };
+        self.shared.give_up_after(PATIENCE);
+        let Self {
+            info,
+            queue,
+            shared: _,
+            ..
+        } = self;
         // The writer takes from the queue or gives up, so this does not wait for ever.
         let _ = queue.send(end);
         drop(queue);
-        let joined = writer.join();
-        let mut stats = shared.stats();
-        if joined.is_err() {
-            stats.error = Some(anyhow!("the history's thread failed").to_string());
+        let error = writer.finish();
+        Stats {
+            stored: info.stored.load(Ordering::Relaxed),
+            dropped: info.dropped.load(Ordering::Relaxed),
+            error,
         }
-        stats
     }
 
     fn wall(&self, boot_ns: u64) -> i64 {
         i64::try_from(boot_ns.saturating_add(self.wall_offset_ns)).unwrap_or(i64::MAX)
     }
+}
+
+/// Puts something into the queue, within a second. False where it stays full.
+fn patiently(queue: &SyncSender<Message>, mut message: Message) -> bool {
+    for _ in 0..100 {
+        match queue.try_send(message) {
+            Ok(()) => return true,
+            Err(TrySendError::Full(back)) => message = back,
+            Err(TrySendError::Disconnected(_)) => return false,
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
 }
 
 /// Unix time in nanoseconds.

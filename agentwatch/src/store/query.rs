@@ -1,6 +1,7 @@
 //! Reading the history, over the files of all days.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -226,6 +227,7 @@ impl History {
         let sql = "SELECT run, agent, command, started_ns, ended_ns, exit_status, killed_by, dropped, tally \
                    FROM runs ORDER BY started_ns, rowid";
         let mut runs: Vec<Run> = Vec::new();
+        let mut known: HashMap<String, usize> = HashMap::new();
         self.rows(sql, &[], |row| {
             let run = Run {
                 run: row.get(0)?,
@@ -238,10 +240,13 @@ impl History {
                 dropped: row.get::<_, Option<i64>>(7)?.map(i64::cast_unsigned),
                 tally: row.get(8)?,
             };
-            match runs.iter_mut().find(|known| known.run == run.run) {
-                Some(known) if run.ended_ns.is_some() => *known = run,
+            match known.get(&run.run) {
+                Some(at) if run.ended_ns.is_some() => runs[*at] = run,
                 Some(_) => {}
-                None => runs.push(run),
+                None => {
+                    known.insert(run.run.clone(), runs.len());
+                    runs.push(run);
+                }
             }
             Ok(())
         })?;

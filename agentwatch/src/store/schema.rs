@@ -27,6 +27,14 @@ CREATE TABLE runs (
 ) STRICT;
 ";
 
+/// Later than the others, without a version of its own: an older agentwatch does not look at it.
+const ACTIONS: &str = "
+CREATE TABLE IF NOT EXISTS actions (
+    time_ns INTEGER NOT NULL, run TEXT, agent TEXT NOT NULL, action TEXT NOT NULL, done INTEGER NOT NULL,
+    body TEXT NOT NULL
+) STRICT;
+";
+
 /// Makes the tables in a new file; accepts one that has them.
 ///
 /// # Errors
@@ -48,13 +56,13 @@ pub fn prepare(connection: &Connection) -> Result<()> {
                     return Err(error.into());
                 }
             }
-            Ok(())
         }
-        VERSION => Ok(()),
+        VERSION => {}
         other => {
             bail!("its tables are of version {other}, this agentwatch knows version {VERSION}")
         }
     }
+    Ok(connection.execute_batch(ACTIONS)?)
 }
 
 /// The version of a file's tables, 0 where it has none.

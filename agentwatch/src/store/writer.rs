@@ -1,9 +1,10 @@
 //! The thread that writes.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
@@ -13,8 +14,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use rusqlite::{Connection, params};
 
-use super::{Stats, row::Row, schema};
-use crate::{event::Tally, finding::Finding};
+use super::{row::Row, schema};
+use crate::{api::model::Action, event::Tally, finding::Finding};
 
 /// A batch is committed this long after its first row, or when it has enough rows.
 pub const EVERY: Duration = Duration::from_millis(200);
@@ -29,6 +30,21 @@ const INSERT: &str = "INSERT INTO events (time_ns, run, agent, kind, pid, start_
 
 /// What is to be written.
 pub enum Message {
+    /// Something of a run.
+    Of(Arc<RunInfo>, What),
+    /// An action, and when, Unix nanoseconds.
+    Action {
+        /// When.
+        time_ns: i64,
+        /// What.
+        action: Box<Action>,
+    },
+}
+
+/// Something of a run.
+pub enum What {
+    /// It begins.
+    Begin,
     /// An event.
     Event(Box<Row>),
     /// A finding, and when, Unix nanoseconds.
@@ -51,27 +67,37 @@ pub enum Message {
     },
 }
 
+/// A run, as both sides know it.
+pub struct RunInfo {
+    /// Its id.
+    pub run: String,
+    /// The agent.
+    pub agent: String,
+    /// The command, as JSON.
+    pub command: String,
+    /// Unix nanoseconds.
+    pub started_ns: i64,
+    /// Its events that are in the history.
+    pub stored: AtomicU64,
+    /// Its events and findings that are not.
+    pub dropped: AtomicU64,
+}
+
 /// What both sides know.
 #[derive(Default)]
 pub struct Shared {
-    stored: AtomicU64,
     dropped: AtomicU64,
     error: Mutex<Option<String>>,
     deadline: Mutex<Option<Instant>>,
 }
 
 impl Shared {
-    /// How it goes.
-    pub fn stats(&self) -> Stats {
-        Stats {
-            stored: self.stored.load(Ordering::Relaxed),
-            dropped: self.dropped.load(Ordering::Relaxed),
-            error: self
-                .error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
-        }
+    /// Why the disk cannot be written, now.
+    pub fn error(&self) -> Option<String> {
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Counts what is not stored.
@@ -88,7 +114,7 @@ impl Shared {
     /// The last write failed, and the patience is over.
     fn is_lost(&self) -> bool {
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        deadline.is_some_and(|deadline| Instant::now() > deadline) && self.stats().error.is_some()
+        deadline.is_some_and(|deadline| Instant::now() > deadline) && self.error().is_some()
     }
 
     fn set_error(&self, error: Option<String>) {
@@ -99,45 +125,32 @@ impl Shared {
 /// The files, of which the one of the day is open.
 pub struct Files {
     dir: PathBuf,
-    run: String,
-    agent: String,
-    command: String,
-    started_ns: i64,
-    open: Option<(String, Connection)>,
+    open: Option<Open>,
+}
+
+/// The file of a day.
+struct Open {
+    day: String,
+    connection: Connection,
+    /// The runs that are in its table of runs.
+    introduced: HashSet<String>,
 }
 
 impl Files {
     /// Files in this folder.
     pub fn new(dir: PathBuf) -> Self {
-        Self {
-            dir,
-            run: String::new(),
-            agent: String::new(),
-            command: String::new(),
-            started_ns: 0,
-            open: None,
-        }
+        Self { dir, open: None }
     }
 
-    /// Begins a run in the file of the day.
+    /// Makes the file of a day.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn begin(
-        &mut self,
-        run: &str,
-        agent: &str,
-        command: &[String],
-        started_ns: i64,
-    ) -> Result<()> {
-        run.clone_into(&mut self.run);
-        agent.clone_into(&mut self.agent);
-        self.command = serde_json::to_string(command)?;
-        self.started_ns = started_ns;
-        self.of(started_ns)
+    pub fn prepare(&mut self, time_ns: i64) -> Result<()> {
+        self.of(time_ns)
             .map(drop)
-            .with_context(|| self.cannot_write(started_ns))
+            .with_context(|| self.cannot_write(time_ns))
     }
 
     fn path(&self, day: &str) -> PathBuf {
@@ -149,26 +162,23 @@ impl Files {
         format!("cannot write the history {}", path.display())
     }
 
-    /// The file of a time. In each that a run writes to, it is introduced.
-    fn of(&mut self, time_ns: i64) -> Result<&mut Connection> {
+    /// The file of a time.
+    fn of(&mut self, time_ns: i64) -> Result<&mut Open> {
         let day = day(time_ns);
-        if self.open.as_ref().is_none_or(|(open, _)| *open != day) {
+        if self.open.as_ref().is_none_or(|open| open.day != day) {
             let connection = Connection::open(self.path(&day))?;
             schema::prepare(&connection)?;
-            connection.execute(
-                "INSERT OR IGNORE INTO runs (run, agent, command, started_ns) VALUES (?1,?2,?3,?4)",
-                params![self.run, self.agent, self.command, self.started_ns],
-            )?;
-            self.open = Some((day, connection));
+            self.open = Some(Open {
+                day,
+                connection,
+                introduced: HashSet::new(),
+            });
         }
-        self.open
-            .as_mut()
-            .map(|(_, connection)| connection)
-            .context("no file is open")
+        self.open.as_mut().context("no file is open")
     }
 
     /// Writes the first rows of a batch that belong to one day, all or none; how many that was.
-    fn write(&mut self, batch: &[Message], shared: &Shared) -> Result<usize> {
+    fn write(&mut self, batch: &[Message]) -> Result<usize> {
         let Some(first) = batch.first() else {
             return Ok(0);
         };
@@ -177,25 +187,64 @@ impl Files {
             .iter()
             .take_while(|message| day(time(message)) == today)
             .count();
-        self.write_day(&batch[..len], time(first), shared)
+        self.write_day(&batch[..len], time(first))
             .with_context(|| self.cannot_write(time(first)))?;
         Ok(len)
     }
 
     /// Writes rows of one day, all or none.
-    fn write_day(&mut self, batch: &[Message], time_ns: i64, shared: &Shared) -> Result<()> {
-        let run = self.run.clone();
-        let transaction = self.of(time_ns)?.transaction()?;
-        let before = shared.stats();
-        let mut stats = before.clone();
-        for message in batch {
-            stats.stored += insert(&transaction, &run, message, &stats)?;
+    fn write_day(&mut self, batch: &[Message], time_ns: i64) -> Result<()> {
+        let Open {
+            connection,
+            introduced,
+            ..
+        } = self.of(time_ns)?;
+        let transaction = connection.transaction()?;
+        let mut last: Option<&Arc<RunInfo>> = None;
+        for (at, message) in batch.iter().enumerate() {
+            match message {
+                Message::Action { time_ns, action } => {
+                    insert_action(&transaction, *time_ns, action)?;
+                }
+                Message::Of(run, what) => {
+                    if !last.is_some_and(|last| Arc::ptr_eq(last, run)) {
+                        introduce(&transaction, run, introduced)?;
+                        last = Some(run);
+                    }
+                    insert(&transaction, run, what, || events_of(run, &batch[..at]))?;
+                    if matches!(what, What::End { .. }) {
+                        introduced.remove(&run.run);
+                    }
+                }
+            }
         }
         transaction.commit()?;
-        let events = stats.stored - before.stored;
-        shared.stored.fetch_add(events, Ordering::Relaxed);
+        for message in batch {
+            if let Message::Of(run, What::Event(_)) = message {
+                run.stored.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         Ok(())
     }
+}
+
+/// In each file that a run writes to, it is introduced.
+fn introduce(to: &Connection, run: &RunInfo, introduced: &mut HashSet<String>) -> Result<()> {
+    if introduced.contains(&run.run) {
+        return Ok(());
+    }
+    to.prepare_cached(
+        "INSERT OR IGNORE INTO runs (run, agent, command, started_ns) VALUES (?1,?2,?3,?4)",
+    )?
+    .execute(params![run.run, run.agent, run.command, run.started_ns])?;
+    introduced.insert(run.run.clone());
+    Ok(())
+}
+
+/// How many events of a run are in a batch.
+fn events_of(run: &Arc<RunInfo>, batch: &[Message]) -> u64 {
+    let is_event = |message: &&Message| matches!(message, Message::Of(of, What::Event(_)) if Arc::ptr_eq(of, run));
+    batch.iter().filter(is_event).count() as u64
 }
 
 /// The day of a time (UTC), as in a file's name.
@@ -206,15 +255,39 @@ fn day(time_ns: i64) -> String {
 
 fn time(message: &Message) -> i64 {
     match message {
-        Message::Event(row) => row.time_ns,
-        Message::Finding { time_ns, .. } | Message::End { time_ns, .. } => *time_ns,
+        Message::Of(run, What::Begin) => run.started_ns,
+        Message::Of(_, What::Event(row)) => row.time_ns,
+        Message::Of(_, What::Finding { time_ns, .. } | What::End { time_ns, .. })
+        | Message::Action { time_ns, .. } => *time_ns,
     }
 }
 
-/// Inserts one; how many events that was. `stats` is how it went before it.
-fn insert(to: &Connection, run: &str, message: &Message, stats: &Stats) -> Result<u64> {
-    match message {
-        Message::Event(row) => {
+fn insert_action(to: &Connection, time_ns: i64, action: &Action) -> Result<()> {
+    to.execute(
+        "INSERT INTO actions (time_ns, run, agent, action, done, body) VALUES (?1,?2,?3,?4,?5,?6)",
+        params![
+            time_ns,
+            action.run,
+            action.agent,
+            action.action.name(),
+            action.done,
+            serde_json::to_string(action)?,
+        ],
+    )?;
+    Ok(())
+}
+
+/// Inserts something of a run. `before` is how many events of it the batch has before it.
+fn insert(
+    to: &Connection,
+    info: &RunInfo,
+    what: &What,
+    before: impl FnOnce() -> u64,
+) -> Result<()> {
+    let run = &info.run;
+    match what {
+        What::Begin => {}
+        What::Event(row) => {
             let Row {
                 time_ns,
                 run: _,
@@ -269,9 +342,8 @@ fn insert(to: &Connection, run: &str, message: &Message, stats: &Stats) -> Resul
                 signed(cookie),
                 detail.as_ref().map(ToString::to_string),
             ])?;
-            Ok(1)
         }
-        Message::Finding { time_ns, finding } => {
+        What::Finding { time_ns, finding } => {
             to.execute(
                 "INSERT INTO findings (id, time_ns, run, agent, detector, severity, pid, finding) \
                  VALUES (?1,?2,?3,?4,?5,?6,?7,?8)",
@@ -286,9 +358,8 @@ fn insert(to: &Connection, run: &str, message: &Message, stats: &Stats) -> Resul
                     serde_json::to_string(finding)?,
                 ],
             )?;
-            Ok(0)
         }
-        Message::End {
+        What::End {
             time_ns,
             exit_status,
             killed_by,
@@ -298,13 +369,18 @@ fn insert(to: &Connection, run: &str, message: &Message, stats: &Stats) -> Resul
                 "UPDATE runs SET ended_ns=?2, exit_status=?3, killed_by=?4, stored=?5, dropped=?6, tally=?7 \
                  WHERE run=?1",
                 params![
-                    run, time_ns, exit_status, killed_by, stats.stored.cast_signed(),
-                    stats.dropped.cast_signed(), serde_json::to_string(tally)?,
+                    run,
+                    time_ns,
+                    exit_status,
+                    killed_by,
+                    (info.stored.load(Ordering::Relaxed) + before()).cast_signed(),
+                    info.dropped.load(Ordering::Relaxed).cast_signed(),
+                    serde_json::to_string(tally)?,
                 ],
             )?;
-            Ok(0)
         }
     }
+    Ok(())
 }
 
 /// Writes until the queue is closed.
@@ -344,7 +420,7 @@ fn commit(files: &mut Files, mut batch: &[Message], shared: &Shared) {
         return give_up(batch, shared);
     }
     while !batch.is_empty() {
-        match files.write(batch, shared) {
+        match files.write(batch) {
             Ok(written) => {
                 batch = &batch[written..];
                 shared.set_error(None);
@@ -366,9 +442,14 @@ fn commit(files: &mut Files, mut batch: &[Message], shared: &Shared) {
 
 /// Counts what cannot be written.
 fn give_up(batch: &[Message], shared: &Shared) {
-    let lost = batch
-        .iter()
-        .filter(|message| matches!(message, Message::Event(_) | Message::Finding { .. }))
-        .count();
-    shared.count_dropped(lost as u64);
+    for message in batch {
+        match message {
+            Message::Of(run, What::Event(_) | What::Finding { .. }) => {
+                run.dropped.fetch_add(1, Ordering::Relaxed);
+                shared.count_dropped(1);
+            }
+            Message::Action { .. } => shared.count_dropped(1),
+            Message::Of(..) => {}
+        }
+    }
 }

@@ -1,0 +1,115 @@
+//! The daemon itself, and what may be asked of it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+/// The policy that an agent is under.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PolicyInForce {
+    /// The agent's name.
+    pub agent: String,
+    /// The file's path, or `default`.
+    pub source: String,
+    /// All of it, with what the file leaves out.
+    #[schema(value_type = Object)]
+    pub policy: Value,
+    /// What it asks for and is not in force on this kernel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_in_force: Vec<String>,
+}
+
+/// What the kernel let the daemon do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Doctor {
+    /// The kernel's release.
+    pub kernel: String,
+    /// What was tried.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that was tried.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Check {
+    /// What is attached.
+    pub what: String,
+    /// What it gives.
+    pub gives: String,
+    /// It is there.
+    pub ok: bool,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+}
+
+/// How it is with the daemon.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// agentwatch's version.
+    pub version: String,
+    /// The node's name.
+    pub node: String,
+    /// Process id.
+    pub pid: u32,
+    /// Running since, RFC 3339.
+    pub since: String,
+    /// Agents that are watched now.
+    pub agents: u64,
+    /// Agents that were watched and are gone.
+    pub agents_gone: u64,
+    /// When the figures of agents were taken, RFC 3339.
+    pub snapshot: String,
+    /// Records of cgroups that turned out to be no agent's.
+    pub strays: u64,
+    /// Events that stream readers missed, all together.
+    pub stream_missed: u64,
+    /// Why the history cannot be written, now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history_error: Option<String>,
+}
+
+/// Why a request was not served.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApiError {
+    /// What is wrong, and what to do.
+    pub error: String,
+}
+
+/// Which events.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventQuery {
+    /// Of this agent, by its name.
+    pub agent: Option<String>,
+    /// Of these kinds, by commas.
+    pub kind: Option<String>,
+    /// From then on: `10m`, `2h`, `3d` ago, or RFC 3339.
+    pub since: Option<String>,
+    /// At most so many: 1 to 1000, else 100.
+    pub limit: Option<usize>,
+    /// What follows this: [`super::EventPage::next`] of the page before. Without it the last ones are given.
+    pub after: Option<String>,
+}
+
+/// Which findings or actions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SinceQuery {
+    /// Of this agent, by its name.
+    pub agent: Option<String>,
+    /// From then on: `10m`, `2h`, `3d` ago, or RFC 3339.
+    pub since: Option<String>,
+}
+
+/// Which items of the stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct StreamQuery {
+    /// Of this agent, by its name.
+    pub agent: Option<String>,
+    /// Events of these kinds, by commas; findings always.
+    pub kind: Option<String>,
+}

@@ -1,0 +1,500 @@
+//! The agents of a host, watched: the kernel programs and their records once, and for each agent its
+//! own way from there (`agent.rs`). Agents come and go while it runs.
+//!
+//! One thread from the rings to the kill. Who looks on gets copies, and asks through a queue
+//! (`watch.rs`).
+
+mod agent;
+mod leaving;
+pub mod watch;
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+
+use agentwatch_common::tag::{Task, agent_of_cgroup};
+
+pub use agent::{Agent, Counts, Outputs, Standing, row_of};
+pub use leaving::Ended;
+
+use crate::{
+    api::model::FoundBy,
+    policy::{Enforcement, Mode, Policy, Prefilter},
+    probe::{KernelLog, Options, Probe, borrowed::News, gauge::Gauge, seed},
+    respond::{self, cgroup::AgentCgroup},
+    source::{self, Route, Source},
+};
+
+/// How long bulk records may lie unread.
+pub const TICK: Duration = Duration::from_millis(10);
+/// Most records that wait for their agent to be introduced.
+const HELD: usize = 64 * 1024;
+
+/// An agent that is to be watched, and how.
+pub struct Plan {
+    /// The agent's name.
+    pub name: String,
+    /// The agent's cgroup.
+    pub cgroup: AgentCgroup,
+    /// The folder that is its own to change.
+    pub workspace: Option<PathBuf>,
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// What the policy is called: its file, or `default`.
+    pub policy_source: String,
+    /// Home folders, for the policy's `~`.
+    pub homes: Vec<PathBuf>,
+    /// How it was found.
+    pub found_by: FoundBy,
+}
+
+/// Says which new cgroups are agents, and takes what is left of those that end.
+pub trait Door {
+    /// A cgroup came to be where agents may be: its path from the root of the hierarchy, and its v2 id.
+    fn admit(&mut self, path: &Path, id: u64) -> Option<(Plan, Outputs)>;
+    /// One could not be watched, or not as its policy wants it.
+    fn refused(&mut self, name: &str, error: &anyhow::Error);
+    /// One has ended.
+    fn ended(&mut self, ended: Ended);
+}
+
+/// All of it.
+pub struct Host {
+    /// `None` once the watching has ended.
+    probe: Option<Probe>,
+    source: Source,
+    log: Option<KernelLog>,
+    gauge: Option<Gauge>,
+    agents: HashMap<u32, Agent>,
+    door: Option<Box<dyn Door>>,
+    /// Parts of the rings that each agent may fill, bytes; `None` for all of them.
+    share: Option<[u64; 2]>,
+    /// Policies whose sensitive files the kernel knows.
+    known: Vec<Arc<Policy>>,
+    batch: Vec<Bytes>,
+    /// Records of agents that nobody has introduced yet: a bulk record may be read before the urgent
+    /// one that says whose cgroup it is.
+    held: Vec<Bytes>,
+    /// Records of cgroups that turned out to be no agent's.
+    pub strays: u64,
+    /// Some record came whose agent nobody introduced: perhaps one was not told of.
+    pub look_again: bool,
+    /// Agents that have ended while the host was running.
+    pub gone: u64,
+}
+
+impl Host {
+    /// Loads the kernel programs. `sensitive` are the policies that may come to be used: with them it is
+    /// decided whether every open for reading is sent.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses something without which nothing can be watched.
+    pub fn start(options: &Options, policies: &[&Policy]) -> Result<Self> {
+        let mut options = options.clone();
+        options.send_all_reads |= policies
+            .iter()
+            .any(|policy| matches!(policy.sensitive.prefilter(), Prefilter::Everything { .. }));
+        let mut probe = Probe::load(&options)?;
+        // Before the rings are taken, and some maps with them.
+        let gauge = probe.gauge()?;
+        let log = if options.kernel_log > 0 {
+            Some(probe.logger()?)
+        } else {
+            None
+        };
+        let source =
+            Source::new(probe.take_rings()?).context("cannot wait for the kernel's records")?;
+        Ok(Self {
+            probe: Some(probe),
+            source,
+            log,
+            gauge: Some(gauge),
+            agents: HashMap::new(),
+            door: None,
+            share: None,
+            known: Vec::new(),
+            batch: Vec::new(),
+            held: Vec::new(),
+            strays: 0,
+            look_again: false,
+            gone: 0,
+        })
+    }
+
+    /// Lets new agents in by this door, and has each keep to a part of the rings.
+    pub fn open_door(&mut self, door: Box<dyn Door>, share: [u64; 2]) {
+        self.door = Some(door);
+        self.share = Some(share);
+    }
+
+    /// Has the kernel look for new agents below a cgroup, see [`Probe::look_below`].
+    ///
+    /// # Errors
+    ///
+    /// When there are too many cgroups to look below.
+    pub fn look_below(&mut self, id: u64, levels: u32) -> Result<()> {
+        self.probe()?.look_below(id, levels)
+    }
+
+    /// Handles for who looks on. Once.
+    pub fn gauge(&mut self) -> Option<Gauge> {
+        self.gauge.take()
+    }
+
+    /// Nothing more is loaded now.
+    pub fn settle(&mut self) {
+        if let Some(probe) = &mut self.probe {
+            probe.settle();
+        }
+    }
+
+    /// The kernel programs.
+    ///
+    /// # Errors
+    ///
+    /// When the watching has ended.
+    pub fn probe(&mut self) -> Result<&mut Probe> {
+        self.probe.as_mut().context("the watching has ended")
+    }
+
+    /// Watches an agent from here on: tags its cgroup and what is in it, puts its policy in force, and
+    /// introduces it. Its number comes back.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses something, or the policy denies what this kernel cannot refuse. Then
+    /// nothing of the agent is left.
+    pub fn add(&mut self, plan: Plan, outputs: Outputs) -> Result<u32> {
+        let number = agent_of_cgroup(plan.cgroup.id);
+        if let Some(known) = self.agents.get(&number) {
+            bail!(
+                "the cgroup {} is watched already",
+                known.cgroup().path().display()
+            );
+        }
+        let added = self.set_up(number, plan, outputs);
+        if added.is_err() {
+            self.agents.remove(&number);
+            let agents = HashSet::from([number]);
+            if let Some(probe) = &mut self.probe {
+                let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
+            }
+            self.source.forget(&agents);
+        }
+        added.map(|()| number)
+    }
+
+    fn set_up(&mut self, number: u32, plan: Plan, outputs: Outputs) -> Result<()> {
+        let share = self.share;
+        self.know(&plan.policy, &plan.homes)?;
+        let probe = self.probe.as_mut().context("the watching has ended")?;
+        let (workspace, homes) = (plan.workspace.clone(), plan.homes.clone());
+        let mut agent = Agent::new(number, plan, outputs);
+        let mut records = agent.introduction(workspace.as_deref());
+        if let Some([prio, bulk]) = share {
+            probe.share(number, prio, bulk)?;
+        }
+        if let Some(limits) = agent.pipeline.deletion_budget() {
+            let workspace = workspace.as_deref().and_then(device_inode);
+            probe.budget(number, &limits, workspace)?;
+        }
+        probe.thin(number, agent.pipeline.policy().events.thin)?;
+        if agent.pipeline.defends() {
+            probe.defend(number)?;
+        }
+        // A cgroup that was removed before its first record was read: what happened in it is in the
+        // records still.
+        if agent.cgroup().path().exists() {
+            enforce(probe, &mut agent, &homes)?;
+            match probe.watch(number, agent.cgroup().path(), agent.cgroup().id) {
+                Err(_) if !agent.cgroup().path().exists() => {}
+                other => other?,
+            }
+            take_in_members(probe, &agent, &mut records)?;
+            let members = agent.cgroup().processes()?.into_iter();
+            let refused = members
+                .map(|pid| probe.inherited(number, pid).err())
+                .find(Option::is_some);
+            agent.say_not_followed(refused.flatten().map(|error| format!("{error:#}")));
+        }
+        for record in &records {
+            agent.step(record, Some(probe));
+        }
+        agent.record(&records)?;
+        self.agents.insert(number, agent);
+        Ok(())
+    }
+
+    /// Tells the kernel of a policy's sensitive files, once.
+    fn know(&mut self, policy: &Arc<Policy>, homes: &[PathBuf]) -> Result<()> {
+        if self.known.iter().any(|known| Arc::ptr_eq(known, policy)) {
+            return Ok(());
+        }
+        if let Prefilter::Names(names) = &policy.sensitive.prefilter() {
+            let inodes = policy
+                .existing_sensitive_files(homes)
+                .filter_map(|path: PathBuf| device_inode(&path));
+            let probe = self.probe()?;
+            probe.sensitive(names.iter().map(String::as_str), inodes)?;
+        }
+        self.known.push(Arc::clone(policy));
+        Ok(())
+    }
+
+    /// Waits until something wants to be looked at, a tick at most.
+    pub async fn wait(&self) {
+        let _ = tokio::time::timeout(TICK, self.source.readable()).await;
+    }
+
+    /// Takes everything that is there all the way.
+    ///
+    /// # Errors
+    ///
+    /// When a recording cannot be written.
+    pub fn pump(&mut self) -> Result<()> {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        let held: HashSet<*const u8> = self.held.iter().map(|record| record.as_ptr()).collect();
+        self.batch.append(&mut self.held);
+        self.source.drain(&mut self.batch);
+        if !held.is_empty() {
+            // Their agents' introductions are among what came now, and older.
+            self.batch.sort_by_key(|record| source::time_ns(record));
+        }
+        let now = respond::now_ns();
+        self.source.repeats(now, false, &mut self.batch);
+        let agents: Vec<u32> = self.agents.keys().copied().collect();
+        self.source.losses(&agents, now, &mut self.batch);
+        self.follow();
+        self.flow(&held)?;
+        self.end_gone()
+    }
+
+    /// Follows the sockets that agents did not make: what the kernel tells of them comes with the next
+    /// records.
+    fn follow(&mut self) {
+        let news = News::of(&self.batch);
+        let refused = self.probe.as_mut().and_then(|probe| probe.follow(&news));
+        // It is told once, and holds for all of them.
+        if let Some(agent) = self.agents.values_mut().next() {
+            agent.say_not_followed(refused);
+        }
+    }
+
+    /// What this process has of sockets will be an agent's: to be said before it is started.
+    pub fn pass_on_sockets(&mut self, number: u32) {
+        let passed = self.probe.as_mut().map(|probe| probe.passed_on(number));
+        let refused = passed.and_then(Result::err);
+        if let Some(agent) = self.agents.get_mut(&number) {
+            agent.say_not_followed(refused.map(|error| format!("{error:#}")));
+        }
+    }
+
+    /// Takes the batch all the way. What was held before is held no longer.
+    fn flow(&mut self, held: &HashSet<*const u8>) -> Result<()> {
+        let mut batch = std::mem::take(&mut self.batch);
+        for record in &batch {
+            match source::route(record) {
+                Some(Route::Agent(number)) => match self.agents.get_mut(&number) {
+                    Some(agent) => agent.step(record, self.probe.as_mut()),
+                    None => self.stray(record, held.contains(&record.as_ptr())),
+                },
+                Some(Route::Made { agent, id, path }) => self.made(agent, id, &path),
+                Some(Route::Gone(number)) => {
+                    if let Some(agent) = self.agents.get_mut(&number) {
+                        agent.standing.gone = true;
+                    }
+                }
+                None => {}
+            }
+        }
+        // Last, so that no disk comes between a finding and the kill.
+        let recorded = self.record(&batch);
+        batch.clear();
+        self.batch = batch;
+        recorded
+    }
+
+    fn record(&mut self, batch: &[Bytes]) -> Result<()> {
+        if self
+            .agents
+            .values()
+            .all(|agent| agent.outputs.recorder.is_none())
+        {
+            return Ok(());
+        }
+        for record in batch {
+            if let Some(Route::Agent(number)) = source::route(record)
+                && let Some(agent) = self.agents.get_mut(&number)
+            {
+                agent.record(std::slice::from_ref(record))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A record whose agent is not known: it may be introduced by what is read next.
+    fn stray(&mut self, record: &Bytes, last_chance: bool) {
+        if self.door.is_some() && !last_chance && self.held.len() < HELD {
+            self.held.push(record.clone());
+        } else {
+            self.strays += 1;
+            self.look_again = true;
+        }
+    }
+
+    /// A cgroup came to be where agents may be.
+    fn made(&mut self, number: u32, id: u64, path: &Path) {
+        let Some(door) = &mut self.door else {
+            return;
+        };
+        if self.agents.contains_key(&number) {
+            return; // found by looking, meanwhile
+        }
+        let Some((plan, outputs)) = door.admit(path, id) else {
+            // The tag that the kernel gave provisionally.
+            let agents = HashSet::from([number]);
+            if let Some(probe) = &mut self.probe {
+                let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
+            }
+            self.source.forget(&agents);
+            return;
+        };
+        let name = plan.name.clone();
+        if let Err(error) = self.add(plan, outputs)
+            && let Some(door) = &mut self.door
+        {
+            door.refused(&name, &error);
+        }
+    }
+
+    /// An agent, by its number.
+    pub fn agent(&self, number: u32) -> Option<&Agent> {
+        self.agents.get(&number)
+    }
+
+    /// The same, to be changed.
+    pub fn agent_mut(&mut self, number: u32) -> Option<&mut Agent> {
+        self.agents.get_mut(&number)
+    }
+
+    /// All of them.
+    pub fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.values()
+    }
+
+    /// How many of an agent's records were delivered.
+    pub fn delivered(&self, number: u32) -> u64 {
+        self.source.delivered(number)
+    }
+
+    /// An agent's processes that are alive, in its cgroup or not.
+    pub fn members(&self, number: u32) -> Vec<crate::event::ProcessKey> {
+        agent::members(self.probe.as_ref(), number)
+    }
+
+    /// Ends every process of an agent, in its cgroup and outside.
+    ///
+    /// # Errors
+    ///
+    /// When the cgroup is protected or the kernel refuses.
+    pub fn end_members(&self, number: u32) -> Result<()> {
+        let agent = self.agents.get(&number).context("no such agent")?;
+        agent.cgroup().kill()?;
+        agent.cgroup().wait_empty(respond::EMPTY_WITHIN);
+        respond::kill_outside(agent.cgroup(), self.members(number));
+        Ok(())
+    }
+}
+
+/// Puts a policy's denials in force. One that cannot be is an error, unless the policy says that it need
+/// not be.
+fn enforce(probe: &mut Probe, agent: &mut Agent, homes: &[PathBuf]) -> Result<()> {
+    let policy = Arc::clone(agent.pipeline.policy());
+    let enforced = probe.enforce(agent.number, agent.cgroup().path(), &policy, homes)?;
+    for note in &enforced.notes {
+        agent
+            .outputs
+            .notices
+            .write(&format!("agentwatch: {note}\n"));
+    }
+    if enforced.missing.is_empty() {
+        return Ok(());
+    }
+    let missing = enforced.explain();
+    let said = match (policy.mode, policy.enforcement) {
+        (Mode::Observe, _) => {
+            format!("agentwatch: what the policy would deny is not told here: {missing}\n")
+        }
+        (Mode::Enforce, Enforcement::BestEffort) => {
+            format!("agentwatch: not in force here: {missing}\n")
+        }
+        (Mode::Enforce, Enforcement::Required) => bail!(
+            "the policy denies what this kernel cannot refuse: {missing}. `enforcement: best_effort` \
+             in the policy starts all the same"
+        ),
+    };
+    agent.outputs.notices.write(&said);
+    agent.not_in_force.push(missing);
+    Ok(())
+}
+
+/// Tags what is in the cgroup already. Again until nothing new is found: a process may fork in between,
+/// but what a tagged one forks is tagged by the kernel.
+fn take_in_members(probe: &mut Probe, agent: &Agent, records: &mut Vec<Bytes>) -> Result<()> {
+    let number = agent.number;
+    for (_, id) in agent.cgroup().subtree()? {
+        probe.tag_cgroup(number, id)?;
+    }
+    let mut known = HashSet::new();
+    loop {
+        let new: Vec<u32> = agent
+            .cgroup()
+            .processes()?
+            .into_iter()
+            .filter(|pid| known.insert(*pid))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        for pid in new {
+            let Some(stat) = seed::stat(pid) else {
+                continue;
+            };
+            let task = Task {
+                start_ns: stat.start_ns,
+                agent: number,
+                ppid: stat.ppid,
+            };
+            if probe.tag(pid, task)? {
+                records.extend(seed::seed(number, pid, true, respond::now_ns()));
+            }
+        }
+    }
+}
+
+/// What to add to `CLOCK_BOOTTIME` nanoseconds to get Unix time, now.
+pub fn wall_offset_ns() -> u64 {
+    let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let wall_ns = u64::try_from(wall.tv_sec).unwrap_or(0) * 1_000_000_000
+        + u64::try_from(wall.tv_nsec).unwrap_or(0);
+    wall_ns.saturating_sub(respond::now_ns())
+}
+
+/// Device (in the kernel's encoding) and inode of a file.
+fn device_inode(path: &Path) -> Option<(u32, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path).ok()?;
+    let dev = metadata.dev();
+    // `MKDEV` of include/linux/kdev_t.h: 12 bits of major, 20 of minor.
+    let kernel = (libc::major(dev) << 20) | (libc::minor(dev) & 0xf_ffff);
+    Some((kernel, metadata.ino()))
+}

@@ -1,0 +1,310 @@
+//! Agents in the kernel's maps: tagged, given their share, and forgotten again.
+
+use std::{
+    any::Any,
+    collections::{HashMap as Map, HashSet},
+    fs::File,
+    os::fd::AsFd as _,
+    path::Path,
+};
+
+use agentwatch_common::{
+    budget::{Budget, OwnKey},
+    deny::{
+        DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules,
+        Repeat, RepeatKey, SysctlKey, enforce,
+    },
+    flow::Borrowed,
+    loss::Share,
+    tag::Task,
+};
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, lpm_trie::LpmTrie},
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
+};
+
+use super::{Probe, explain, hooks};
+
+/// `BPF_NOEXIST` of include/uapi/linux/bpf.h: only where there is no entry.
+const NO_EXIST: u64 = 1;
+
+/// Programs that are attached to the cgroups of agents: detached when they are dropped.
+#[derive(Default)]
+pub(super) struct Links(Map<u32, Vec<Box<dyn Any>>>);
+
+impl Links {
+    pub(super) fn add(&mut self, agent: u32, link: impl Any) {
+        self.0.entry(agent).or_default().push(Box::new(link));
+    }
+}
+
+impl Probe {
+    /// Tags a cgroup and attaches the socket programs to it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the cgroup cannot be opened.
+    pub fn watch(&mut self, agent: u32, cgroup: &Path, id: u64) -> Result<()> {
+        let folder = File::open(cgroup)
+            .with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
+        for name in hooks::CGROUP {
+            self.attach_to(agent, name, &folder)
+                .map_err(|error| explain(&error))
+                .with_context(|| format!("cannot attach {name} to {}", cgroup.display()))?;
+        }
+        self.tag_cgroup(agent, id).context("cannot tag the cgroup")
+    }
+
+    /// Attaches a program to an agent's cgroup.
+    pub(super) fn attach_to(
+        &mut self,
+        agent: u32,
+        name: &str,
+        folder: &File,
+    ) -> Result<(), ProgramError> {
+        let (fd, mode) = (folder.as_fd(), CgroupAttachMode::Single);
+        // The links are ours and not the program's: an agent's go when it goes.
+        let link: Box<dyn Any> = match self.program(name)? {
+            Program::CgroupSockAddr(p) => {
+                let id = p.attach(fd, mode)?;
+                Box::new(p.take_link(id)?)
+            }
+            Program::CgroupSock(p) => {
+                let id = p.attach(fd, mode)?;
+                Box::new(p.take_link(id)?)
+            }
+            Program::SockOps(p) => {
+                let id = p.attach(fd, mode)?;
+                Box::new(p.take_link(id)?)
+            }
+            Program::CgroupDevice(p) => {
+                let id = p.attach(fd, mode)?;
+                Box::new(p.take_link(id)?)
+            }
+            Program::CgroupSysctl(p) => {
+                let id = p.attach(fd, mode)?;
+                Box::new(p.take_link(id)?)
+            }
+            Program::CgroupSkb(p) => {
+                let side = if name == "packet_in" {
+                    CgroupSkbAttachType::Ingress
+                } else {
+                    CgroupSkbAttachType::Egress
+                };
+                let id = p.attach(fd, side, mode)?;
+                Box::new(p.take_link(id)?)
+            }
+            _ => return Err(ProgramError::UnexpectedProgramType),
+        };
+        self.links.add(agent, link);
+        Ok(())
+    }
+
+    /// Has the kernel tag new cgroups at once that may be agents': `levels` says how far below this one,
+    /// see `agentwatch_common::tag::below`.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full.
+    pub fn look_below(&mut self, id: u64, levels: u32) -> Result<()> {
+        let mut parents: HashMap<_, u64, u32> = self.map("PARENTS")?.try_into()?;
+        let before = parents.get(&id, 0).unwrap_or(0);
+        parents
+            .insert(id, before | levels, 0)
+            .context("more cgroups between the configured ones and the agents' than 16384")
+    }
+
+    /// Tags a cgroup below one that is watched and was there before.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full.
+    pub fn tag_cgroup(&mut self, agent: u32, id: u64) -> Result<()> {
+        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
+        Ok(cgroups.insert(id, agent, 0)?)
+    }
+
+    /// Tags a process that ran already. False where the kernel has tagged it meanwhile: it knows better.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full.
+    pub fn tag(&mut self, pid: u32, task: Task) -> Result<bool> {
+        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+        match tasks.insert(pid, task, NO_EXIST) {
+            Ok(()) => Ok(true),
+            Err(_) if tasks.get(&pid, 0).is_ok() => Ok(false),
+            Err(error) => Err(error).context("cannot tag a process"),
+        }
+    }
+
+    /// The process ids that carry an agent's tag.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn tagged(&self, agent: u32) -> Result<Vec<(u32, Task)>> {
+        let map = self
+            .ebpf
+            .map("TASKS")
+            .ok_or_else(|| anyhow!("no map TASKS"))?;
+        let tasks: HashMap<_, u32, Task> = HashMap::try_from(map)?;
+        Ok(tasks
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, task)| task.agent == agent)
+            .collect())
+    }
+
+    /// The agents that have a process.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn with_processes(&self) -> Result<HashSet<u32>> {
+        let map = self
+            .ebpf
+            .map("TASKS")
+            .ok_or_else(|| anyhow!("no map TASKS"))?;
+        let tasks: HashMap<_, u32, Task> = HashMap::try_from(map)?;
+        Ok(tasks
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(_, task)| task.agent)
+            .collect())
+    }
+
+    /// Takes the tags of agents away: nothing is sent of them any more.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn untag(&mut self, agents: &HashSet<u32>) -> Result<()> {
+        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
+        remove(&mut cgroups, |_, agent| agents.contains(agent));
+        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+        remove(&mut tasks, |_, task| agents.contains(&task.agent));
+        Ok(())
+    }
+
+    /// Limits what an agent may have unread in the rings, to a part of each: so that with others watched
+    /// beside it a flood costs none of them an event.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many agents.
+    pub fn share(&mut self, agent: u32, prio_bytes: u64, bulk_bytes: u64) -> Result<()> {
+        let share = Share {
+            limit: [prio_bytes, bulk_bytes],
+            sent: [0; 2],
+        };
+        let mut shares: HashMap<_, u32, Share> = self.map("SHARES")?.try_into()?;
+        shares.insert(agent, share, 0).context(
+            "cannot give the agent its share of the rings: 1024 agents are watched already",
+        )
+    }
+
+    /// Removes agents that were untagged from every map, and detaches what is attached to their cgroups.
+    /// Not from those where the least recently used goes by itself, nor from those that the source has
+    /// ([`super::Rings::forget`]).
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn forget(&mut self, agents: &HashSet<u32>) -> Result<()> {
+        for agent in agents {
+            self.links.0.remove(agent);
+        }
+        let mut shares: HashMap<_, u32, Share> = self.map("SHARES")?.try_into()?;
+        for agent in agents {
+            let _ = shares.remove(agent);
+        }
+        let mut budgets: HashMap<_, u32, Budget> = self.map("BUDGETS")?.try_into()?;
+        for agent in agents {
+            let _ = budgets.remove(agent);
+        }
+        let mut unthinned: HashMap<_, u32, u8> = self.map("UNTHINNED")?.try_into()?;
+        for agent in agents {
+            let _ = unthinned.remove(agent);
+        }
+        let mut defended: HashMap<_, u32, u8> = self.map("DEFENDED")?.try_into()?;
+        for agent in agents {
+            let _ = defended.remove(agent);
+        }
+        let mut borrowed: HashMap<_, u64, Borrowed> = self.map("BORROWED")?.try_into()?;
+        remove(&mut borrowed, |_, socket| agents.contains(&socket.agent));
+        let denied: Vec<u32> = {
+            let enforced: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
+            let with = |agent: &&u32| enforced.get(agent, 0).is_ok();
+            agents.iter().filter(with).copied().collect()
+        };
+        if !denied.is_empty() {
+            self.forget_denials(&denied.into_iter().collect())?;
+        }
+        Ok(())
+    }
+
+    fn forget_denials(&mut self, agents: &HashSet<u32>) -> Result<()> {
+        let of = |agent: u32| agents.contains(&agent);
+        let mut enforced: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
+        remove(&mut enforced, |agent, _| of(*agent));
+        let mut peers: LpmTrie<_, PeerKey, PeerRules> = self.map("DENIED_PEERS")?.try_into()?;
+        let gone: Vec<_> = peers
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| of({ key.data() }.agent))
+            .collect();
+        for key in gone {
+            let _ = peers.remove(&key);
+        }
+        let mut sysctls: LpmTrie<_, SysctlKey, u32> = self.map("DENIED_SYSCTLS")?.try_into()?;
+        let gone: Vec<_> = sysctls
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| of({ key.data() }.agent))
+            .collect();
+        for key in gone {
+            let _ = sysctls.remove(&key);
+        }
+        let mut devices: HashMap<_, DeviceKey, DeviceRule> =
+            self.map("DENIED_DEVICES")?.try_into()?;
+        remove(&mut devices, |key, _| of(key.agent));
+        let mut inodes: HashMap<_, DeniedKey, DeniedInode> =
+            self.map("DENIED_INODES")?.try_into()?;
+        remove(&mut inodes, |key, _| of(key.agent));
+        let mut names: HashMap<_, DeniedName, DeniedInode> =
+            self.map("DENIED_NAMES")?.try_into()?;
+        remove(&mut names, |key, _| of(key.folder.agent));
+        let mut repeats: HashMap<_, RepeatKey, Repeat> = self.map("REPEATS")?.try_into()?;
+        remove(&mut repeats, |key, _| of(key.agent));
+        self.switch_packet_rules(enforce::CONNECT | enforce::QUARANTINE)
+    }
+
+    /// Removes what agents made from the map of it. It is a large one, and entries in it that nobody
+    /// asks for do no harm: not for each agent that ends.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn forget_files(&mut self, is_gone: impl Fn(u32) -> bool) -> Result<()> {
+        let mut own: HashMap<_, OwnKey, u8> = self.map("OWN")?.try_into()?;
+        remove(&mut own, |key, _| is_gone(key.agent));
+        Ok(())
+    }
+}
+
+/// Removes the entries that are meant. What is gone already, or comes meanwhile, does not matter: nobody
+/// makes new ones for an agent without tags.
+fn remove<K: Pod, V: Pod>(map: &mut HashMap<&mut MapData, K, V>, meant: impl Fn(&K, &V) -> bool) {
+    let gone: Vec<K> = map
+        .iter()
+        .filter_map(Result::ok)
+        .filter(|(key, value)| meant(key, value))
+        .map(|(key, _)| key)
+        .collect();
+    for key in gone {
+        let _ = map.remove(&key);
+    }
+}

@@ -1,0 +1,128 @@
+//! What the kernel's maps say of all agents, for who looks on: read apart from the way of the events,
+//! by handles of its own.
+
+use std::collections::HashMap as Map;
+
+use agentwatch_common::{
+    budget::{Budget, place},
+    flow::{FlowKey, FlowState},
+    loss::{CounterKey, Tally, counter},
+    tag::Task,
+};
+use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, Map as AnyMap, MapData, MapInfo, PerCpuHashMap};
+
+use super::Probe;
+
+/// Reads the maps.
+pub struct Gauge {
+    tasks: HashMap<MapData, u32, Task>,
+    flows: HashMap<MapData, FlowKey, FlowState>,
+    budgets: HashMap<MapData, u32, Budget>,
+    counters: PerCpuHashMap<MapData, CounterKey, u64>,
+}
+
+/// What is left of a deletion budget, and of how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetLeft {
+    /// Outside the workspace: left, limit.
+    pub outside: (u64, u64),
+    /// Inside.
+    pub workspace: (u64, u64),
+}
+
+impl Probe {
+    /// Handles for reading beside the way of the events. Before [`Probe::take_rings`].
+    ///
+    /// # Errors
+    ///
+    /// When the kernel gives none.
+    pub fn gauge(&self) -> Result<Gauge> {
+        Ok(Gauge {
+            tasks: AnyMap::HashMap(self.again("TASKS")?).try_into()?,
+            flows: AnyMap::HashMap(self.again("FLOWS")?).try_into()?,
+            budgets: AnyMap::HashMap(self.again("BUDGETS")?).try_into()?,
+            counters: AnyMap::PerCpuHashMap(self.again("COUNTERS")?).try_into()?,
+        })
+    }
+
+    fn again(&self, name: &str) -> Result<MapData> {
+        let map = self.ebpf.map(name);
+        let Some(AnyMap::HashMap(data) | AnyMap::PerCpuHashMap(data)) = map else {
+            anyhow::bail!("the kernel object has no map {name}");
+        };
+        let id = MapInfo::id(&data.info()?);
+        MapData::from_id(id).with_context(|| format!("cannot open the map {name} again"))
+    }
+}
+
+impl Gauge {
+    /// Every tagged process: its id and tag.
+    pub fn tasks(&self) -> Vec<(u32, Task)> {
+        self.tasks.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Every flow that is open.
+    pub fn flows(&self) -> Vec<(FlowKey, FlowState)> {
+        self.flows.iter().filter_map(Result::ok).collect()
+    }
+
+    /// What is left of the deletion budget of each agent that has one.
+    pub fn budgets(&self) -> Map<u32, BudgetLeft> {
+        let left = |budget: &Budget, at: usize| {
+            (
+                u64::try_from(budget.left[at]).unwrap_or(0),
+                u64::try_from(budget.limit[at]).unwrap_or(0),
+            )
+        };
+        self.budgets
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(agent, budget)| {
+                let of = BudgetLeft {
+                    outside: left(&budget, place::OUTSIDE),
+                    workspace: left(&budget, place::WORKSPACE),
+                };
+                (agent, of)
+            })
+            .collect()
+    }
+
+    /// An agent's counters. `delivered` is left to the caller.
+    pub fn tally(&self, agent: u32) -> Tally {
+        tally(&self.counters, agent)
+    }
+}
+
+/// An agent's counters, summed over the CPUs.
+pub(super) fn tally(counters: &PerCpuHashMap<MapData, CounterKey, u64>, agent: u32) -> Tally {
+    let get = |what: u32| -> u64 {
+        counters
+            .get(
+                &CounterKey {
+                    agent,
+                    counter: what,
+                },
+                0,
+            )
+            .map_or(0, |values| values.iter().sum())
+    };
+    let mut lost = [0; 7];
+    for (slot, what) in lost
+        .iter_mut()
+        .zip(counter::LOST_FIRST..=counter::LOST_LAST)
+    {
+        *slot = get(what);
+    }
+    Tally {
+        emitted: get(counter::EMITTED),
+        delivered: 0,
+        lost,
+        thinned: get(counter::THINNED),
+        cut: get(counter::CUT),
+        faults: get(counter::FAULTS),
+        untagged: get(counter::TASKS_FULL) + get(counter::CGROUPS_FULL),
+        opens_read: get(counter::OPENS_READ),
+        opens_write: get(counter::OPENS_WRITE),
+    }
+}
