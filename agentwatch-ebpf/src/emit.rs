@@ -144,8 +144,9 @@ fn has_room(share: &Share, agent: u32, prio: bool, len: u64) -> bool {
             read[ring::BULK],
         )
     };
-    // What other CPUs send at this moment is not seen: it errs by a few records.
-    sent.wrapping_sub(read) + len <= limit
+    // What other CPUs send at this moment is not seen: it errs by a few records. More was read than sent
+    // where the agent got its share after its first records.
+    sent.wrapping_sub(read).cast_signed() + len.cast_signed() <= limit.cast_signed()
 }
 
 /// Takes the record's bytes from the share.

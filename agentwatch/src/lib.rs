@@ -5,6 +5,8 @@
 
 pub mod api;
 pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod decode;
 pub mod detect;
 pub mod domain;

@@ -1,3 +1,153 @@
-//! The daemon's API: HTTP/1.1 on a unix socket.
+//! The daemon's API: HTTP/1.1 on a unix socket, on a thread of its own. It gets copies of what is known
+//! and asks through a queue, so that whoever uses it costs the way of the events nothing.
 
+mod actions;
+pub mod client;
+mod figures;
+mod flows;
+mod listener;
+mod metrics;
 pub mod model;
+mod past;
+mod routes;
+mod stream;
+
+use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+pub use listener::{Listener, listen};
+
+use crate::{
+    host::watch::{Order, Snapshot, StreamEnd},
+    probe::{Probe, gauge::Gauge, support},
+    store::ActionLog,
+};
+use figures::Figures;
+use model::{Check, Doctor};
+use stream::Hub;
+
+/// How often figures are taken.
+const EVERY: Duration = Duration::from_secs(1);
+/// Threads for what waits for a disk or for the kernel.
+const BLOCKING: usize = 4;
+
+/// What the daemon and the API have together.
+pub struct Shared {
+    /// What is known of the agents.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Where questions go.
+    pub ask: mpsc::Sender<Order>,
+    /// Where actions are written down.
+    pub actions: ActionLog,
+    /// The node's name.
+    pub node: String,
+    /// The folder of the history.
+    pub data_dir: PathBuf,
+    /// Where the cgroup2 file system is mounted.
+    pub root: String,
+    /// Running since.
+    pub since: Timestamp,
+    /// What the kernel let the daemon do.
+    pub doctor: Doctor,
+}
+
+/// What the handlers have.
+pub(crate) struct State {
+    shared: Arc<Shared>,
+    figures: ArcSwap<Figures>,
+    gauge: Arc<Gauge>,
+    hub: Hub,
+}
+
+/// The thread that serves.
+pub struct Server {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no more threads.
+    pub fn start(
+        listener: Listener,
+        shared: Arc<Shared>,
+        gauge: Gauge,
+        stream: StreamEnd,
+    ) -> Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING)
+            .build()
+            .context("cannot start the API")?;
+        let thread = std::thread::Builder::new()
+            .name("api".to_owned())
+            .spawn(move || {
+                runtime.block_on(serve(listener, shared, gauge, stream, stopped));
+                // A question that waits for a disk is not waited for.
+                runtime.shutdown_timeout(Duration::from_secs(2));
+            })
+            .context("cannot start the API's thread")?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends it. What is being answered is cut off.
+    pub fn stop(self) {
+        let _ = self.stop.send(true);
+        let _ = self.thread.join();
+    }
+}
+
+async fn serve(
+    listener: Listener,
+    shared: Arc<Shared>,
+    gauge: Gauge,
+    stream: StreamEnd,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let hub = Hub::start(stream);
+    let gauge = Arc::new(gauge);
+    let state = Arc::new(State {
+        shared,
+        figures: ArcSwap::from_pointee(Figures::default()),
+        gauge: Arc::clone(&gauge),
+        hub,
+    });
+    let router = routes::router(Arc::clone(&state));
+    let served = listener.serve(router);
+    let figured = async {
+        let mut figures = Arc::new(Figures::default());
+        loop {
+            let snapshot = state.shared.snapshot.load_full();
+            figures = Arc::new(figures.next(&gauge, &snapshot));
+            state.figures.store(Arc::clone(&figures));
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    tokio::select! {
+        _ = stopped.changed() => {}
+        () = served => {}
+        () = figured => {}
+    }
+}
+
+/// What was tried when the kernel programs were loaded.
+pub fn doctor(probe: &Probe) -> Doctor {
+    let checks = probe.capabilities.iter().map(|tried| Check {
+        what: tried.hook.clone(),
+        gives: tried.gives.clone(),
+        ok: tried.missing.is_none(),
+        missing: tried.missing.clone(),
+    });
+    Doctor {
+        kernel: support::release(),
+        checks: checks.collect(),
+    }
+}

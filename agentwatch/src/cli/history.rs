@@ -94,7 +94,7 @@ pub fn warn(history: &mut History) {
 }
 
 /// A point in time, Unix nanoseconds: an age, or a time.
-fn time(text: &str) -> Result<i64> {
+pub fn time(text: &str) -> Result<i64> {
     let ns = match age(text) {
         Some(seconds) => {
             jiff::Timestamp::now().as_nanosecond() - i128::from(seconds) * 1_000_000_000

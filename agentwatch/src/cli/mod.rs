@@ -1,6 +1,8 @@
 //! The command line: parse and dispatch, a file for each verb.
 
+pub mod agents;
 mod canary;
+pub mod daemon;
 pub mod doctor;
 pub mod events;
 pub mod findings;
@@ -21,6 +23,8 @@ use std::{
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::api::model;
+
 /// The exit status where agentwatch itself failed.
 pub const OWN_FAILURE: u8 = 125;
 
@@ -38,6 +42,19 @@ pub struct Cli {
 enum Verb {
     Run(run::RunArgs),
     Record(run::RecordArgs),
+    Daemon(daemon::DaemonArgs),
+    Config(daemon::ConfigArgs),
+    Agents(agents::AgentsArgs),
+    /// Stop all processes of an agent where they are, until it is thawed.
+    Freeze(agents::ActArgs),
+    /// Let a frozen agent go on.
+    Thaw(agents::ActArgs),
+    /// Cut an agent's network, but for what its policy keeps.
+    Quarantine(agents::ActArgs),
+    /// End an agent's quarantine.
+    Release(agents::ActArgs),
+    /// End all processes of an agent, in its cgroup and outside.
+    Kill(agents::ActArgs),
     Replay(replay::ReplayArgs),
     Events(events::EventsArgs),
     Findings(findings::FindingsArgs),
@@ -62,6 +79,14 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
         Verb::Record(args) => run::record(args),
+        Verb::Daemon(args) => daemon::run(&args),
+        Verb::Config(args) => daemon::config(&args),
+        Verb::Agents(args) => agents::list(&args),
+        Verb::Freeze(args) => agents::act(model::Verb::Freeze, &args),
+        Verb::Thaw(args) => agents::act(model::Verb::Thaw, &args),
+        Verb::Quarantine(args) => agents::act(model::Verb::Quarantine, &args),
+        Verb::Release(args) => agents::act(model::Verb::Release, &args),
+        Verb::Kill(args) => agents::act(model::Verb::Kill, &args),
         Verb::Replay(args) => replay::run(&args),
         Verb::Events(args) => events::run(args),
         Verb::Findings(args) => findings::run(&args),

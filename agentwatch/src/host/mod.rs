@@ -351,6 +351,21 @@ impl Host {
         }
     }
 
+    /// A cgroup was found, by looking, where agents may be.
+    pub fn found(&mut self, path: &Path, id: u64) {
+        self.made(agent_of_cgroup(id), id, path);
+    }
+
+    /// What is to be seen to now and then: what the kernel may not have told of, and what people are to
+    /// be told.
+    pub fn look_after(&mut self) {
+        for agent in self.agents.values_mut() {
+            agent.say_if_not_stored();
+            // Where the record of it was lost, the cgroup is no more all the same.
+            agent.standing.gone |= !agent.cgroup().path().exists();
+        }
+    }
+
     /// A cgroup came to be where agents may be.
     fn made(&mut self, number: u32, id: u64, path: &Path) {
         let Some(door) = &mut self.door else {

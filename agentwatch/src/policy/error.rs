@@ -40,7 +40,7 @@ pub struct Place {
 }
 
 impl PolicyError {
-    pub(super) fn whole(file: &str, message: &str) -> Self {
+    pub(crate) fn whole(file: &str, message: &str) -> Self {
         Self {
             file: escape_str(file),
             place: None,
@@ -48,7 +48,7 @@ impl PolicyError {
         }
     }
 
-    pub(super) fn from_yaml(file: &str, text: &str, error: &YamlError) -> Self {
+    pub(crate) fn from_yaml(file: &str, text: &str, error: &YamlError) -> Self {
         let location = error.location().filter(|location| location.line() > 0);
         let message = match error.without_snippet() {
             YamlError::Eof { .. } => {

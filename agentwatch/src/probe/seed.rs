@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     event::ProcessKey,
     source::{header, record},
+    text::escape,
 };
 
 /// The start time in `/proc/PID/stat` is in ticks of this length: `USER_HZ` is 100 wherever Linux
@@ -32,6 +33,35 @@ pub struct Stat {
     pub ppid: u32,
     /// Its start, `CLOCK_BOOTTIME` nanoseconds, to a hundredth of a second.
     pub start_ns: u64,
+    /// Processor time so far, user and system, microseconds.
+    pub cpu_us: u64,
+}
+
+/// What `/proc` says of a process, for who looks on. What it does not say is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Its real user id.
+    pub uid: u32,
+    /// Path of its binary, escaped.
+    pub exe: String,
+    /// Its arguments, escaped.
+    pub argv: Vec<String>,
+    /// See [`Stat::cpu_us`]; `None` when it is gone.
+    pub cpu_us: Option<u64>,
+}
+
+/// Looks at a process.
+pub fn look(pid: u32) -> Look {
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let mut argv = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    argv.truncate(TEXT_MAX);
+    let words = argv.strip_suffix(b"\0").unwrap_or(&argv).split(|b| *b == 0);
+    Look {
+        uid: owner(pid),
+        exe: escape(exe.as_os_str().as_encoded_bytes()),
+        argv: words.filter(|_| !argv.is_empty()).map(escape).collect(),
+        cpu_us: stat(pid).map(|stat| stat.cpu_us),
+    }
 }
 
 /// Reads `/proc/PID/stat`; `None` when the process is gone.
@@ -48,11 +78,15 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     let ppid = fields.nth(1)?.parse().ok()?;
-    let ticks: u64 = fields.nth(17)?.parse().ok()?;
+    // Fields 14, 15 and 22 of proc_pid_stat(5).
+    let user: u64 = fields.nth(9)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let ticks: u64 = fields.nth(6)?.parse().ok()?;
     Some(Stat {
         comm,
         ppid,
         start_ns: ticks.checked_mul(TICK_NS)?,
+        cpu_us: user.saturating_add(system).saturating_mul(TICK_NS / 1000),
     })
 }
 
@@ -171,6 +205,7 @@ mod tests {
         assert_eq!(stat.comm, b"a) b (c");
         assert_eq!(stat.ppid, 7);
         assert_eq!(stat.start_ns, 12_340_000_000);
+        assert_eq!(stat.cpu_us, 30_000);
         assert_eq!(parse_stat(b"42 (x"), None);
         assert_eq!(parse_stat(b""), None);
     }

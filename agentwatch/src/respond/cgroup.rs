@@ -151,7 +151,11 @@ impl AgentCgroup {
     }
 
     /// Refuses a cgroup with a process that must never be acted upon.
-    fn refuse_protected(&self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// When there is one; it says which.
+    pub fn refuse_protected(&self) -> Result<()> {
         if let Some(hostage) = self.hostages()?.first() {
             bail!(
                 "{} is no agent's cgroup: {} is in it",

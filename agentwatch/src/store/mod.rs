@@ -6,6 +6,7 @@
 //! lose the last commits as well.
 
 pub mod detail;
+pub mod page;
 pub mod query;
 pub mod row;
 mod said;
@@ -68,7 +69,6 @@ pub struct Writer {
     queue: SyncSender<Message>,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
-    runs: AtomicU64,
 }
 
 impl Writer {
@@ -98,38 +98,20 @@ impl Writer {
             queue,
             shared,
             thread,
-            runs: AtomicU64::new(0),
         })
     }
 
     /// Begins a run.
     pub fn begin(&self, agent: &str, command: &[String], wall_offset_ns: u64) -> Store {
-        let started = jiff::Timestamp::now();
-        let time = started.strftime("%Y%m%dT%H%M%S");
-        let pid = std::process::id();
-        let run = match self.runs.fetch_add(1, Ordering::Relaxed) {
-            0 => format!("{time}-{pid}"),
-            n => format!("{time}-{pid}-{n}"),
-        };
-        let info = Arc::new(RunInfo {
-            run: run.clone(),
-            agent: agent.to_owned(),
-            command: serde_json::Value::from(command).to_string(),
-            started_ns: wall_ns(started),
-            stored: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-        });
-        let store = Store {
-            run,
-            wall_offset_ns,
-            info,
+        self.beginnings().run(agent, command, wall_offset_ns)
+    }
+
+    /// What begins runs, for who does not end the writer.
+    pub fn beginnings(&self) -> Beginnings {
+        Beginnings {
             queue: self.queue.clone(),
             shared: Arc::clone(&self.shared),
-            own_writer: None,
-        };
-        // So that a run in which nothing happens is there too.
-        store.send(What::Begin);
-        store
+        }
     }
 
     /// A way for actions into the history.
@@ -152,7 +134,6 @@ impl Writer {
             queue,
             shared,
             thread,
-            runs: _,
         } = self;
         shared.give_up_after(PATIENCE);
         drop(queue);
@@ -160,6 +141,45 @@ impl Writer {
             return Some("the history's thread failed".to_owned());
         }
         shared.error()
+    }
+}
+
+/// Begins runs.
+#[derive(Clone)]
+pub struct Beginnings {
+    queue: SyncSender<Message>,
+    shared: Arc<Shared>,
+}
+
+impl Beginnings {
+    /// Begins a run.
+    pub fn run(&self, agent: &str, command: &[String], wall_offset_ns: u64) -> Store {
+        let started = jiff::Timestamp::now();
+        let time = started.strftime("%Y%m%dT%H%M%S");
+        let pid = std::process::id();
+        let run = match self.shared.count_run() {
+            0 => format!("{time}-{pid}"),
+            n => format!("{time}-{pid}-{n}"),
+        };
+        let info = Arc::new(RunInfo {
+            run: run.clone(),
+            agent: agent.to_owned(),
+            command: serde_json::Value::from(command).to_string(),
+            started_ns: wall_ns(started),
+            stored: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        });
+        let store = Store {
+            run,
+            wall_offset_ns,
+            info,
+            queue: self.queue.clone(),
+            shared: Arc::clone(&self.shared),
+            own_writer: None,
+        };
+        // So that a run in which nothing happens is there too.
+        store.send(What::Begin);
+        store
     }
 }
 

@@ -112,6 +112,14 @@ impl History {
         Ok(history)
     }
 
+    /// The files: the day, and the connection to it, oldest first.
+    pub(super) fn days(&self) -> impl DoubleEndedIterator<Item = (&str, &Connection)> {
+        self.days.iter().map(|(path, connection)| {
+            let day = path.trim_end_matches(".db");
+            (&day[day.len().saturating_sub(10)..], connection)
+        })
+    }
+
     /// Calls `each` with every event that is asked for, in order of time. Rows that cannot be read end
     /// their file, with a warning.
     ///
@@ -335,10 +343,10 @@ fn percent(path: &str) -> String {
         .replace('#', "%23")
 }
 
-const COLUMNS: &str = "time_ns, run, agent, kind, pid, start_ns, ppid, uid, comm, exe, path, path2, result, \
+pub(super) const COLUMNS: &str = "time_ns, run, agent, kind, pid, start_ns, ppid, uid, comm, exe, path, path2, result, \
     dev, ino, protocol, direction, local, remote, remote_port, bytes_in, bytes_out, cookie, detail";
 
-fn event(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {
+pub(super) fn event(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {
     let unsigned = |at: usize| -> Result<Option<u64>, rusqlite::Error> {
         Ok(row.get::<_, Option<i64>>(at)?.map(i64::cast_unsigned))
     };
@@ -374,7 +382,7 @@ fn event(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {
 }
 
 /// The condition of a filter, and its values.
-fn condition(filter: &Filter) -> (String, Vec<Value>) {
+pub(super) fn condition(filter: &Filter) -> (String, Vec<Value>) {
     let Filter {
         since,
         until,

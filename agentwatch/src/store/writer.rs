@@ -86,6 +86,7 @@ pub struct RunInfo {
 /// What both sides know.
 #[derive(Default)]
 pub struct Shared {
+    runs: AtomicU64,
     dropped: AtomicU64,
     error: Mutex<Option<String>>,
     deadline: Mutex<Option<Instant>>,
@@ -98,6 +99,11 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// How many runs have begun before this one.
+    pub fn count_run(&self) -> u64 {
+        self.runs.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Counts what is not stored.

@@ -18,6 +18,8 @@ use crate::{
 
 mod text;
 
+pub use text::{bytes, duration};
+
 /// Most names of a peer.
 const NAMES: usize = 4;
 /// Most different things that are kept of each sort; of the rest only the number is.

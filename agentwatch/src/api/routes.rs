@@ -1,0 +1,427 @@
+//! The paths of the API.
+
+use std::{path::PathBuf, sync::Arc};
+
+use axum::{
+    Extension, Json, Router,
+    body::Body,
+    extract::{
+        DefaultBodyLimit, Path, Query, State as Get,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tokio::sync::oneshot;
+use utoipa::OpenApi;
+
+use super::{
+    State, actions, figures, flows,
+    listener::Peer,
+    metrics,
+    model::{
+        Action, ActionRequest, Agent, ApiError, Doctor, Event, EventPage, EventQuery, FileChange,
+        Finding, Flow, Health, Missed, PolicyInForce, Process, SinceQuery, StreamItem, StreamQuery,
+    },
+    past,
+    stream::Wanted,
+};
+use crate::{
+    host::watch::{Order, View},
+    probe::seed,
+};
+
+/// The largest body of a request, bytes.
+const BODY: usize = 16 * 1024;
+
+type Shared = Get<Arc<State>>;
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// A refusal: a status, and why.
+pub struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(ApiError { error: self.1 })).into_response()
+    }
+}
+
+fn bad(error: impl std::fmt::Display) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, format!("{error:#}"))
+}
+
+fn failed(error: impl std::fmt::Display) -> Refusal {
+    Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
+}
+
+/// The document that describes it.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "agentwatch",
+        description = "The agents of a host: what they do, what was found, and a way to stop them. \
+                       HTTP/1.1 on a unix socket."
+    ),
+    paths(
+        agents,
+        agent,
+        processes,
+        open_flows,
+        files,
+        act,
+        events,
+        event_stream,
+        findings,
+        past_actions,
+        policy,
+        doctor,
+        health
+    ),
+    components(schemas(Event, Finding, StreamItem, Missed, ApiError))
+)]
+struct Document;
+
+/// All of it.
+pub fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/v1/agents", get(agents))
+        .route("/v1/agents/{agent}", get(agent))
+        .route("/v1/agents/{agent}/processes", get(processes))
+        .route("/v1/agents/{agent}/flows", get(open_flows))
+        .route("/v1/agents/{agent}/files", get(files))
+        .route("/v1/agents/{agent}/actions", post(act))
+        .route("/v1/events", get(events))
+        .route("/v1/events/stream", get(event_stream))
+        .route("/v1/findings", get(findings))
+        .route("/v1/actions", get(past_actions))
+        .route("/v1/policy/{agent}", get(policy))
+        .route("/v1/doctor", get(doctor))
+        .route("/v1/health", get(health))
+        .route("/v1/openapi.json", get(|| async { Json(document()) }))
+        .route("/metrics", get(all_metrics))
+        .fallback(|| async {
+            Refusal(
+                StatusCode::NOT_FOUND,
+                "there is no such path; /v1/openapi.json has them all".to_owned(),
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            Refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path does not take that method; /v1/openapi.json says which".to_owned(),
+            )
+        })
+        .layer(DefaultBodyLimit::max(BODY))
+        .with_state(state)
+}
+
+/// The document, for whoever wants it without a daemon.
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+impl State {
+    /// All agents, by name.
+    fn agents(&self) -> Vec<Agent> {
+        let (snapshot, figures) = (self.shared.snapshot.load(), self.figures.load());
+        let root = &self.shared.root;
+        snapshot
+            .agents
+            .iter()
+            .map(|view| figures.agent(view, root))
+            .collect()
+    }
+
+    /// An agent, by its name or number.
+    fn find(&self, wanted: &str) -> Result<View, Refusal> {
+        let snapshot = self.shared.snapshot.load();
+        let found = snapshot
+            .agents
+            .iter()
+            .find(|view| *view.name == *wanted || view.number.to_string() == wanted);
+        found.cloned().ok_or_else(|| {
+            let wanted = crate::text::escape_str(wanted);
+            Refusal(
+                StatusCode::NOT_FOUND,
+                format!("no agent is called {wanted:?}; `agentwatch agents` lists them"),
+            )
+        })
+    }
+}
+
+/// Calls what may wait for a disk.
+async fn past<T: Send + 'static>(
+    state: &State,
+    ask: impl FnOnce(&std::path::Path) -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, Refusal> {
+    let dir: PathBuf = state.shared.data_dir.clone();
+    tokio::task::spawn_blocking(move || ask(&dir))
+        .await
+        .map_err(failed)?
+        .map_err(failed)
+}
+
+/// The agents that are watched.
+#[utoipa::path(get, path = "/v1/agents", responses((status = 200, body = [Agent])))]
+async fn agents(Get(state): Shared) -> Json<Vec<Agent>> {
+    Json(state.agents())
+}
+
+/// One agent.
+#[utoipa::path(get, path = "/v1/agents/{agent}", params(("agent" = String, Path, description = "Name or id")),
+    responses((status = 200, body = Agent), (status = 404, body = ApiError)))]
+async fn agent(Get(state): Shared, Path(name): Path<String>) -> Answer<Agent> {
+    let view = state.find(&name)?;
+    Ok(Json(state.figures.load().agent(&view, &state.shared.root)))
+}
+
+/// An agent's processes that are alive.
+#[utoipa::path(get, path = "/v1/agents/{agent}/processes", params(("agent" = String, Path, description = "Name or id")),
+    responses((status = 200, body = [Process]), (status = 404, body = ApiError)))]
+async fn processes(Get(state): Shared, Path(name): Path<String>) -> Answer<Vec<Process>> {
+    let view = state.find(&name)?;
+    let tasks: Vec<_> = state
+        .gauge
+        .tasks()
+        .into_iter()
+        .filter(|(_, task)| task.agent == view.number)
+        .collect();
+    let list = move || {
+        let mut list: Vec<Process> = tasks
+            .into_iter()
+            .map(|(pid, task)| process(pid, task.start_ns, task.ppid))
+            .collect();
+        list.sort_by_key(|process| (process.start_ns, process.pid));
+        list
+    };
+    tokio::task::spawn_blocking(list)
+        .await
+        .map(Json)
+        .map_err(failed)
+}
+
+fn process(pid: u32, start_ns: u64, parent: u32) -> Process {
+    let seen = seed::look(pid);
+    Process {
+        pid,
+        start_ns,
+        ppid: parent,
+        uid: seen.uid,
+        exe: seen.exe,
+        argv: seen.argv,
+        cpu_us: seen.cpu_us,
+        rss_bytes: figures::rss_bytes(pid),
+    }
+}
+
+/// An agent's flows that are open.
+#[utoipa::path(get, path = "/v1/agents/{agent}/flows", params(("agent" = String, Path, description = "Name or id")),
+    responses((status = 200, body = [Flow]), (status = 404, body = ApiError)))]
+async fn open_flows(Get(state): Shared, Path(name): Path<String>) -> Answer<Vec<Flow>> {
+    let view = state.find(&name)?;
+    let (reply, answer) = oneshot::channel();
+    let order = Order::Names {
+        number: view.number,
+        reply,
+    };
+    state.shared.ask.send(order).await.map_err(failed)?;
+    let names = answer.await.map_err(failed)?;
+    Ok(Json(flows::of(&state.gauge, view.number, &names)))
+}
+
+/// What an agent changed of files lately, newest first.
+#[utoipa::path(get, path = "/v1/agents/{agent}/files", params(("agent" = String, Path, description = "Name or id")),
+    responses((status = 200, body = [FileChange]), (status = 404, body = ApiError)))]
+async fn files(Get(state): Shared, Path(name): Path<String>) -> Answer<Vec<FileChange>> {
+    let run = state.find(&name)?.run.unwrap_or_default();
+    past(&state, move |dir| past::files(dir, &run))
+        .await
+        .map(Json)
+}
+
+/// Freeze, thaw, quarantine, release or kill an agent.
+#[utoipa::path(post, path = "/v1/agents/{agent}/actions", params(("agent" = String, Path, description = "Name or id")),
+    request_body = ActionRequest,
+    responses((status = 200, body = Action, description = "It was done"),
+        (status = 409, body = Action, description = "It was refused, or could not be done"),
+        (status = 400, body = ApiError), (status = 403, body = ApiError), (status = 404, body = ApiError)))]
+async fn act(
+    Get(state): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(name): Path<String>,
+    request: Result<Json<ActionRequest>, JsonRejection>,
+) -> Result<(StatusCode, Json<Action>), Refusal> {
+    if !peer.may_act {
+        return Err(Refusal(
+            StatusCode::FORBIDDEN,
+            "you may read and not act: that takes root".to_owned(),
+        ));
+    }
+    let Json(request) = request.map_err(|error| bad(error.body_text()))?;
+    let view = state.find(&name)?;
+    // To its end, also when the client breaks off: what was ordered is written down.
+    let action =
+        tokio::spawn(async move { actions::act(&state.shared, &view, request, &peer).await })
+            .await
+            .map_err(failed)?;
+    let status = if action.done {
+        StatusCode::OK
+    } else {
+        StatusCode::CONFLICT
+    };
+    Ok((status, Json(action)))
+}
+
+/// Events, from the history.
+#[utoipa::path(get, path = "/v1/events", params(EventQuery),
+    responses((status = 200, body = EventPage), (status = 400, body = ApiError)))]
+async fn events(
+    Get(state): Shared,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Answer<past::Page> {
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let (filter, after, limit) = past::events_filter(&query).map_err(bad)?;
+    past(&state, move |dir| {
+        past::events(dir, &filter, after.as_ref(), limit)
+    })
+    .await
+    .map(Json)
+}
+
+/// Events and findings as they happen: server-sent events `event`, `finding` and `missed`.
+#[utoipa::path(get, path = "/v1/events/stream", params(StreamQuery),
+    responses((status = 200, content_type = "text/event-stream", body = StreamItem),
+        (status = 400, body = ApiError), (status = 503, body = ApiError)))]
+async fn event_stream(
+    Get(state): Shared,
+    query: Result<Query<StreamQuery>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let kinds = past::kinds(query.kind.as_deref()).map_err(bad)?;
+    let wanted = Wanted {
+        agent: query.agent,
+        kinds: kinds.into_iter().collect(),
+    };
+    let stream = state.hub.read(wanted).ok_or_else(|| {
+        Refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{} read the stream already", super::stream::READERS),
+        )
+    })?;
+    let head = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    Ok((head, Body::new(stream)).into_response())
+}
+
+/// Findings, from the history: the last 1000.
+#[utoipa::path(get, path = "/v1/findings", params(SinceQuery),
+    responses((status = 200, body = [Finding]), (status = 400, body = ApiError)))]
+async fn findings(
+    Get(state): Shared,
+    query: Result<Query<SinceQuery>, QueryRejection>,
+) -> Answer<Vec<serde_json::Value>> {
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let filter = past::since_filter(&query).map_err(bad)?;
+    past(&state, move |dir| past::findings(dir, &filter))
+        .await
+        .map(Json)
+}
+
+/// What was done to agents, and asked for and refused: the last 1000.
+#[utoipa::path(get, path = "/v1/actions", params(SinceQuery),
+    responses((status = 200, body = [Action]), (status = 400, body = ApiError)))]
+async fn past_actions(
+    Get(state): Shared,
+    query: Result<Query<SinceQuery>, QueryRejection>,
+) -> Answer<Vec<serde_json::Value>> {
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let filter = past::since_filter(&query).map_err(bad)?;
+    past(&state, move |dir| past::actions(dir, &filter))
+        .await
+        .map(Json)
+}
+
+/// The policy that an agent is under.
+#[utoipa::path(get, path = "/v1/policy/{agent}", params(("agent" = String, Path, description = "Name or id")),
+    responses((status = 200, body = PolicyInForce), (status = 404, body = ApiError)))]
+async fn policy(Get(state): Shared, Path(name): Path<String>) -> Answer<PolicyInForce> {
+    let view = state.find(&name)?;
+    Ok(Json(PolicyInForce {
+        agent: view.name.to_string(),
+        source: view.policy_source.to_string(),
+        policy: serde_json::to_value(&*view.policy).map_err(failed)?,
+        not_in_force: view.not_in_force,
+    }))
+}
+
+/// What the kernel let the daemon do.
+#[utoipa::path(get, path = "/v1/doctor", responses((status = 200, body = Doctor)))]
+async fn doctor(Get(state): Shared) -> Json<Doctor> {
+    Json(state.shared.doctor.clone())
+}
+
+/// How it is with the daemon.
+#[utoipa::path(get, path = "/v1/health", responses((status = 200, body = Health)))]
+async fn health(Get(state): Shared) -> Json<Health> {
+    Json(state.health())
+}
+
+impl State {
+    /// How it is with the daemon.
+    pub(super) fn health(&self) -> Health {
+        let snapshot = self.shared.snapshot.load();
+        Health {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.shared.node.clone(),
+            pid: std::process::id(),
+            since: self.shared.since.to_string(),
+            agents: snapshot.agents.len() as u64,
+            agents_gone: snapshot.gone,
+            snapshot: snapshot.taken.to_string(),
+            strays: snapshot.strays,
+            stream_missed: self.hub.missed(),
+            history_error: self.shared.actions.error(),
+        }
+    }
+}
+
+/// For Prometheus.
+async fn all_metrics(Get(state): Shared) -> Response {
+    let head = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    let text = metrics::text(&state.health(), &state.agents());
+    (head, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every path of the table in the model is there, and no other.
+    #[test]
+    fn the_document_has_every_path() {
+        let document = serde_json::to_value(document()).unwrap();
+        let table = include_str!("model/mod.rs");
+        let paths = document["paths"].as_object().unwrap();
+        for path in paths.keys() {
+            assert!(table.contains(&format!("`{path}")), "{path}");
+        }
+        for line in table
+            .lines()
+            .filter(|line| line.starts_with("//! | GET | `/v1"))
+        {
+            let path = line.split('`').nth(1).unwrap().split('?').next().unwrap();
+            assert!(
+                paths.contains_key(path) || path == "/v1/openapi.json",
+                "{path}"
+            );
+        }
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        assert!(schemas.contains_key("Agent") && schemas.contains_key("Event"));
+    }
+}

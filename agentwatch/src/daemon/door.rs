@@ -1,0 +1,163 @@
+//! Which new cgroups are agents, and what holds for them.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+use super::runtimes;
+use crate::{
+    api::model::FoundBy,
+    config::Match,
+    host::{self, Ended, Outputs, Plan, wall_offset_ns, watch::Stream},
+    policy::Policy,
+    publish::notice::{Format, Notices},
+    respond::cgroup::AgentCgroup,
+    run::name_of,
+    store::Beginnings,
+};
+
+/// What the configuration says.
+pub struct Rules {
+    matches: Vec<Match>,
+    policies: Vec<(Arc<Policy>, String)>,
+    root: PathBuf,
+    /// How many agents have had each name since somebody had it last.
+    names: HashMap<String, usize>,
+}
+
+impl Rules {
+    /// With the policy of each match, and what it is called.
+    pub fn new(matches: Vec<Match>, policies: Vec<(Arc<Policy>, String)>, root: PathBuf) -> Self {
+        Self {
+            matches,
+            policies,
+            root,
+            names: HashMap::new(),
+        }
+    }
+
+    /// The match for a cgroup, if it is an agent's.
+    pub fn find(&self, cgroup: &Path) -> Option<usize> {
+        self.matches
+            .iter()
+            .position(|agents| agents.cgroup.matches(cgroup))
+    }
+
+    /// Whether an agent may be below a cgroup that is none itself.
+    pub fn may_be_below(&self, cgroup: &Path) -> bool {
+        self.matches.iter().any(|agents| {
+            let parent = agents.cgroup.parent();
+            parent.starts_with(cgroup)
+                || (cgroup.starts_with(&parent) && {
+                    let down = cgroup.components().count() - parent.components().count();
+                    let levels = agents.cgroup.levels(&parent);
+                    levels
+                        .checked_shr(u32::try_from(down).unwrap_or(32))
+                        .unwrap_or(levels >> 31)
+                        != 0
+                })
+        })
+    }
+
+    /// How an agent is watched.
+    fn plan(&mut self, at: usize, cgroup: &Path, id: u64) -> Plan {
+        let agents = &self.matches[at];
+        let (policy, source) = self.policies[at].clone();
+        let wanted = name_of(&[agents.name.fill(cgroup).replace('/', "-").into()]);
+        let workspace = agents
+            .workspace
+            .as_ref()
+            .map(|folder| folder.fill(cgroup).into());
+        let glob = agents.cgroup.text().to_owned();
+        let name = self.name(&wanted);
+        let on_disk = self.root.join(cgroup.strip_prefix("/").unwrap_or(cgroup));
+        Plan {
+            name,
+            cgroup: AgentCgroup::known(on_disk, id),
+            workspace,
+            policy,
+            policy_source: source,
+            homes: vec!["/root".into()],
+            found_by: FoundBy::Cgroup { glob },
+        }
+    }
+
+    /// A name that no agent has now.
+    fn name(&mut self, wanted: &str) -> String {
+        let mut name = wanted.to_owned();
+        let mut n = 1;
+        while self.names.contains_key(&name) {
+            n += 1;
+            name = format!("{wanted}-{n}");
+        }
+        self.names.insert(name.clone(), 1);
+        name
+    }
+
+    /// An agent has ended: its run does, and its name is free again.
+    pub fn close(&mut self, ended: Ended) {
+        self.names.remove(&ended.name);
+        let killed_by = ended.killed_by.as_ref().map(|finding| finding.id.as_str());
+        let lost = ended.tally.lost_total();
+        if lost > 0 {
+            eprintln!(
+                "agentwatch: {lost} of {} events of {} were lost: {:?}",
+                ended.tally.emitted, ended.name, ended.tally.lost
+            );
+        }
+        if let Some(store) = ended.outputs.store {
+            store.finish(None, killed_by, &ended.tally);
+        }
+    }
+}
+
+/// Where new agents come in.
+pub struct Door {
+    /// What the configuration says.
+    pub rules: Rc<RefCell<Rules>>,
+    /// Runs in the history.
+    pub begin: Beginnings,
+    /// Those who look on.
+    pub stream: Stream,
+    /// Standard error is a terminal.
+    pub colour: bool,
+}
+
+impl host::Door for Door {
+    fn admit(&mut self, path: &Path, id: u64) -> Option<(Plan, Outputs)> {
+        let mut rules = self.rules.borrow_mut();
+        let at = rules.find(path)?;
+        let plan = rules.plan(at, path, id);
+        if let Err(error) = runtimes::refuse(&plan.cgroup) {
+            rules.names.remove(&plan.name);
+            eprintln!("agentwatch: {error:#}");
+            return None;
+        }
+        let format = if self.colour {
+            Format::Text { colour: true }
+        } else {
+            Format::Json
+        };
+        let outputs = Outputs {
+            store: Some(self.begin.run(&plan.name, &[], wall_offset_ns())),
+            recorder: None,
+            account: None,
+            notices: Notices::new(format, None),
+            stream: Some(self.stream.clone()),
+        };
+        Some((plan, outputs))
+    }
+
+    fn refused(&mut self, name: &str, error: &anyhow::Error) {
+        self.rules.borrow_mut().names.remove(name);
+        eprintln!("agentwatch: {name} is NOT watched: {error:#}");
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        self.rules.borrow_mut().close(ended);
+    }
+}

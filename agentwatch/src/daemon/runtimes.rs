@@ -1,0 +1,59 @@
+//! What runs the node is no agent: a cgroup with it in it is never taken for one.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use anyhow::{Result, bail};
+
+use crate::respond::cgroup::AgentCgroup;
+
+/// Programs without which a node is none: the kubelet, container runtimes, and what keeps containers.
+const PROGRAMS: [&str; 10] = [
+    "kubelet",
+    "containerd",
+    "containerd-shim",
+    "containerd-shim-runc-v2",
+    "dockerd",
+    "crio",
+    "conmon",
+    "conmonrs",
+    "systemd",
+    "systemd-journald",
+];
+
+/// Refuses a cgroup with one of them in it, or with pid 1, agentwatch or what that was started by.
+///
+/// # Errors
+///
+/// When there is one; it says which.
+pub fn refuse(cgroup: &AgentCgroup) -> Result<()> {
+    // Made a moment ago, and gone: nothing is in it.
+    if !cgroup.path().exists() {
+        return Ok(());
+    }
+    cgroup.refuse_protected()?;
+    for pid in cgroup.processes()? {
+        if let Some(program) = of(pid) {
+            bail!(
+                "{} is not taken for an agent's cgroup: {program} (pid {pid}) is in it. Narrow the \
+                 configuration's glob",
+                cgroup.path().display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Which of them a process is. Only in agentwatch's own namespaces and as root: an agent in a container
+/// may call itself what it likes.
+fn of(pid: u32) -> Option<&'static str> {
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let name = exe.file_name()?.to_str()?;
+    let program = PROGRAMS.into_iter().find(|program| *program == name)?;
+    let is_root = fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == 0);
+    (is_root && same_namespace(pid, "mnt") && same_namespace(pid, "pid")).then_some(program)
+}
+
+fn same_namespace(pid: u32, name: &str) -> bool {
+    let of = |pid: &str| fs::read_link(Path::new("/proc").join(pid).join("ns").join(name)).ok();
+    of(&pid.to_string()) == of("self")
+}
