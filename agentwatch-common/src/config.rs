@@ -18,9 +18,12 @@ pub struct Config {
     /// 1: the arguments of calls that are not looked at in between are read at their exit, from the caller's registers, which are saved as
     /// they were at entry (`bpf_task_pt_regs`, since 5.15). 0: at its entry.
     pub args_at_exit: u32,
+    /// 1: programs that judge the use of devices and sysctls can ask for the current process (since 5.15). 0:
+    /// they know the cgroup only.
+    pub device_process: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 20);
+const _: () = assert!(size_of::<Config>() == 24);
 
 impl Config {
     /// What is in force when nothing is said.
@@ -30,6 +33,7 @@ impl Config {
         wakeup_bytes: 64 * 1024,
         uring_cqe: 0,
         args_at_exit: 0,
+        device_process: 0,
     };
 }
 

@@ -44,9 +44,12 @@ pub fn of_cgroup(id: u64) -> u32 {
 /// run for agents only.
 #[inline(always)]
 pub fn current_or_cgroup() -> Option<Task> {
-    if let Some(task) = current() {
-        return Some(task);
-    }
+    current().or_else(by_current_cgroup)
+}
+
+/// The tag of the current process by its cgroup alone.
+#[inline(always)]
+pub fn by_current_cgroup() -> Option<Task> {
     // SAFETY: no arguments; allowed in every program that calls this.
     let agent = of_cgroup(unsafe { bpf_get_current_cgroup_id() });
     (agent != 0).then_some(Task {

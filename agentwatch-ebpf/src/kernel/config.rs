@@ -32,6 +32,11 @@ pub fn args_at_exit() -> bool {
 }
 
 #[inline(always)]
+pub fn device_process() -> bool {
+    field!(device_process) != 0
+}
+
+#[inline(always)]
 pub fn uring_cqe() -> bool {
     field!(uring_cqe) != 0
 }

@@ -335,6 +335,14 @@ fn args_at_exit(layout: &Layout) -> bool {
         && is_helper_supported(ProgramType::TracePoint, helper).unwrap_or(false)
 }
 
+/// Whether programs for devices and sysctls can ask for the current process.
+fn device_process() -> bool {
+    let helper = BpfHelper::BPF_FUNC_get_current_pid_tgid;
+    [ProgramType::CgroupDevice, ProgramType::CgroupSysctl]
+        .into_iter()
+        .all(|kind| is_helper_supported(kind, helper).unwrap_or(false))
+}
+
 /// The object with its maps made and its globals set, no program of it loaded yet; and the kernel's types,
 /// where aya can read them.
 fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
@@ -349,6 +357,7 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         send_all_reads: u32::from(options.send_all_reads),
         uring_cqe: u32::from(layout.uring_cqe),
         args_at_exit: u32::from(args_at_exit(&layout)),
+        device_process: u32::from(device_process()),
         ..Config::DEFAULT
     };
     let mut loader = EbpfLoader::new();
