@@ -144,6 +144,10 @@ fn of_daemon(page: &mut Page, health: &Health, agents: &[Agent]) {
         "Items that readers of the stream missed.",
     );
     page.line("stream_missed_total", &[], health.stream_missed);
+    page.head("map_entries", "gauge", "Entries of the kernel's maps.");
+    for (map, n) in &health.maps {
+        page.line("map_entries", &[("map", map)], n);
+    }
     page.head("history_up", "gauge", "Whether the history can be written.");
     page.line("history_up", &[], u8::from(health.history_error.is_none()));
 }

@@ -382,6 +382,12 @@ impl State {
             agents_gone: snapshot.gone,
             snapshot: snapshot.taken.to_string(),
             strays: snapshot.strays,
+            maps: self
+                .gauge
+                .entries()
+                .into_iter()
+                .map(|(name, n)| (name.to_owned(), n))
+                .collect(),
             stream_missed: self.hub.missed(),
             history_error: self.shared.actions.error(),
         }

@@ -94,7 +94,7 @@ struct Daemon {
     writer: Writer,
     shared: Arc<Shared>,
     orders: mpsc::Receiver<Order>,
-    api: api::Server,
+    api: Option<api::Server>,
     parents: Vec<PathBuf>,
     root: PathBuf,
     published: Instant,
@@ -142,7 +142,6 @@ impl Daemon {
             colour: std::io::stderr().is_terminal(),
         };
         host.open_door(Box::new(door), SHARE);
-        let api = api::Server::start(listener, Arc::clone(&shared), gauge, stream_end)?;
         let now = Instant::now();
         let mut daemon = Self {
             host,
@@ -150,7 +149,7 @@ impl Daemon {
             writer,
             shared,
             orders,
-            api,
+            api: None,
             parents: Vec::new(),
             root,
             published: now,
@@ -162,6 +161,9 @@ impl Daemon {
         daemon.look()?;
         daemon.host.settle();
         daemon.publish();
+        // Last: who asks gets all of it.
+        let shared = Arc::clone(&daemon.shared);
+        daemon.api = Some(api::Server::start(listener, shared, gauge, stream_end)?);
         eprintln!(
             "agentwatch: watching {} agents on {}; the API is at {}",
             daemon.host.agents().count(),
@@ -293,7 +295,9 @@ impl Daemon {
             ..
         } = self;
         drop(orders);
-        api.stop();
+        if let Some(api) = api {
+            api.stop();
+        }
         for ended in host.end()? {
             rules.borrow_mut().close(ended);
         }

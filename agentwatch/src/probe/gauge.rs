@@ -5,8 +5,9 @@ use std::collections::HashMap as Map;
 
 use agentwatch_common::{
     budget::{Budget, place},
+    deny::Enforcement,
     flow::{FlowKey, FlowState},
-    loss::{CounterKey, Tally, counter},
+    loss::{CounterKey, Read, Share, Tally, counter},
     tag::Task,
 };
 use anyhow::{Context as _, Result};
@@ -20,6 +21,11 @@ pub struct Gauge {
     flows: HashMap<MapData, FlowKey, FlowState>,
     budgets: HashMap<MapData, u32, Budget>,
     counters: PerCpuHashMap<MapData, CounterKey, u64>,
+    cgroups: HashMap<MapData, u64, u32>,
+    parents: HashMap<MapData, u64, u32>,
+    shares: HashMap<MapData, u32, Share>,
+    read: HashMap<MapData, u32, Read>,
+    enforced: HashMap<MapData, u32, Enforcement>,
 }
 
 /// What is left of a deletion budget, and of how much.
@@ -43,6 +49,11 @@ impl Probe {
             flows: AnyMap::HashMap(self.again("FLOWS")?).try_into()?,
             budgets: AnyMap::HashMap(self.again("BUDGETS")?).try_into()?,
             counters: AnyMap::PerCpuHashMap(self.again("COUNTERS")?).try_into()?,
+            cgroups: AnyMap::HashMap(self.again("CGROUPS")?).try_into()?,
+            parents: AnyMap::HashMap(self.again("PARENTS")?).try_into()?,
+            shares: AnyMap::HashMap(self.again("SHARES")?).try_into()?,
+            read: AnyMap::HashMap(self.again("READ")?).try_into()?,
+            enforced: AnyMap::HashMap(self.again("ENFORCED")?).try_into()?,
         })
     }
 
@@ -57,6 +68,32 @@ impl Probe {
 }
 
 impl Gauge {
+    /// How many entries the maps have that have some for each agent, by name.
+    pub fn entries(&self) -> [(&'static str, u64); 9] {
+        let Self {
+            tasks,
+            flows,
+            budgets,
+            counters,
+            cgroups,
+            parents,
+            shares,
+            read,
+            enforced,
+        } = self;
+        [
+            ("BUDGETS", count(budgets.keys())),
+            ("CGROUPS", count(cgroups.keys())),
+            ("COUNTERS", count(counters.keys())),
+            ("ENFORCED", count(enforced.keys())),
+            ("FLOWS", count(flows.keys())),
+            ("PARENTS", count(parents.keys())),
+            ("READ", count(read.keys())),
+            ("SHARES", count(shares.keys())),
+            ("TASKS", count(tasks.keys())),
+        ]
+    }
+
     /// Every tagged process: its id and tag.
     pub fn tasks(&self) -> Vec<(u32, Task)> {
         self.tasks.iter().filter_map(Result::ok).collect()
@@ -125,4 +162,8 @@ pub(super) fn tally(counters: &PerCpuHashMap<MapData, CounterKey, u64>, agent: u
         opens_read: get(counter::OPENS_READ),
         opens_write: get(counter::OPENS_WRITE),
     }
+}
+
+fn count<T, E>(keys: impl Iterator<Item = Result<T, E>>) -> u64 {
+    keys.filter(Result::is_ok).count() as u64
 }

@@ -8,6 +8,7 @@
 mod aliases;
 mod borrowed;
 mod calls;
+mod daemon;
 mod deletion;
 mod denial;
 mod files;
@@ -75,6 +76,7 @@ fn main() {
         history::TESTS,
         loss::TESTS,
         calls::TESTS,
+        daemon::TESTS,
         aliases::TESTS,
         sends::TESTS,
         borrowed::TESTS,

@@ -1,5 +1,7 @@
 //! The daemon itself, and what may be asked of it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -61,6 +63,8 @@ pub struct Health {
     pub snapshot: String,
     /// Records of cgroups that turned out to be no agent's.
     pub strays: u64,
+    /// Entries of the kernel's maps that have some for each agent, by name.
+    pub maps: BTreeMap<String, u64>,
     /// Events that stream readers missed, all together.
     pub stream_missed: u64,
     /// Why the history cannot be written, now.
