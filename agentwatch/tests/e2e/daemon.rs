@@ -601,7 +601,7 @@ fn a_reader_that_stalls_costs_nobody_else_an_event() -> Result<()> {
             .is_ok_and(|health| health["stream_missed"].as_u64() > Some(0))
     })?;
     // It is told when it reads again.
-    let (mut got, mut piece) = (Vec::new(), [0; 65536]);
+    let (mut got, mut piece) = (Vec::new(), vec![0; 65536]);
     let told = b"event: missed\ndata: {\"missed\":";
     let quiet = tree.start("b", "while :; do /bin/true; sleep .05; done")?;
     stalled.set_read_timeout(Some(std::time::Duration::from_secs(20)))?;
