@@ -129,7 +129,8 @@ fn what_agents_can_fill_is_less_than_32_mib() -> Result<()> {
         ..Options::DEFAULT
     };
     let (small, _) = full(&small)?;
-    ensure!(small < most / 3, "{small} of {most}");
+    // Some maps have their size whatever is asked for.
+    ensure!(small < most / 2, "{small} of {most}");
     Ok(())
 }
 
