@@ -165,5 +165,5 @@ pub(super) fn tally(counters: &PerCpuHashMap<MapData, CounterKey, u64>, agent: u
 }
 
 fn count<T, E>(keys: impl Iterator<Item = Result<T, E>>) -> u64 {
-    keys.filter(Result::is_ok).count() as u64
+    keys.flatten().count() as u64
 }
