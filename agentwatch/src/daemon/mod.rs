@@ -49,6 +49,7 @@ const SHARE: [u64; 2] = [512 << 10, 2 << 20];
 /// When the kernel, the history or the socket does not do what is needed.
 pub fn run(config: &Config) -> Result<()> {
     let policies = policies(config)?;
+    many_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -74,6 +75,20 @@ pub fn run(config: &Config) -> Result<()> {
         }
         daemon.stop()
     })
+}
+
+/// Lets this process have as many descriptors as it may: each agent takes nine, for what is attached to its
+/// cgroup.
+fn many_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        eprintln!("agentwatch: the limit of open files stays as it is: {error}");
+    }
 }
 
 /// The policies of the matches. What they warn of is said.
