@@ -50,8 +50,8 @@ pub struct CgroupMove {
 const _: () = assert!(size_of::<CgroupMove>() == 16);
 
 /// A cgroup came to be that may be an agent's, and carries a tag until userspace has looked at it. The
-/// header is its maker's, but for the agent: that is the number that the cgroup got. The tail: its path
-/// from the root of the hierarchy.
+/// header is its maker's, but for the agent: that is the number whose tag the cgroup got, its own or that of
+/// the cgroup above it. The tail: its path from the root of the hierarchy.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct CgroupMade {

@@ -1,6 +1,6 @@
 //! A host with one agent, as `agentwatch run` has it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -18,6 +18,7 @@ pub struct Session {
     host: Host,
     agent: u32,
     cgroup: AgentCgroup,
+    frozen_told: bool,
 }
 
 impl Session {
@@ -36,6 +37,7 @@ impl Session {
             host,
             agent,
             cgroup,
+            frozen_told: false,
         })
     }
 
@@ -59,6 +61,7 @@ impl Session {
         if let Some(agent) = self.host.agent_mut(self.agent) {
             agent.say_if_not_stored();
         }
+        self.say_if_frozen();
         Ok(())
     }
 
@@ -79,10 +82,27 @@ impl Session {
         agent.is_some_and(|agent| agent.killed_by.is_some())
     }
 
-    /// Whether agentwatch has frozen the agent.
+    /// Whether the agent stands still, for a finding.
     pub fn is_frozen(&self) -> bool {
         let agent = self.host.agent(self.agent);
-        agent.is_some_and(|agent| agent.standing.frozen)
+        let ordered = agent.is_some_and(|agent| agent.standing.frozen);
+        // Somebody may have thawed it meanwhile.
+        ordered && self.cgroup.wait_frozen(true, Duration::ZERO)
+    }
+
+    /// Says once, when the agent was frozen, what to do then: there is no daemon that would thaw it.
+    fn say_if_frozen(&mut self) {
+        if self.frozen_told || !self.is_frozen() {
+            return;
+        }
+        self.frozen_told = true;
+        let said = format!(
+            "agentwatch: the agent stands still. Ctrl-C ends it; `echo 0 > {}/cgroup.freeze` lets it go on\n",
+            self.cgroup.path().display()
+        );
+        if let Some(notices) = self.notices() {
+            notices.write(&said);
+        }
     }
 
     /// The agent's processes that are alive, in its cgroup or not.

@@ -53,16 +53,21 @@ pub fn mkdir(ctx: &RawTracePointContext) {
     if next != 0 && PARENTS.insert(&id, &next, 0).is_err() {
         emit::count(0, counter::CGROUPS_FULL);
     }
-    let is_new = above == 0;
-    if is_new && !below::here(levels) {
+    let may_be = below::here(levels);
+    if above == 0 && !may_be {
         return;
     }
-    let agent = if is_new { agent_of_cgroup(id) } else { above };
+    let agent = if above == 0 {
+        agent_of_cgroup(id)
+    } else {
+        above
+    };
     debug!(ctx, "cgroup {} below {} is agent {}'s", id, parent, agent);
     if CGROUPS.insert(&id, &agent, 0).is_err() {
         emit::count(agent, counter::CGROUPS_FULL);
     }
-    if is_new {
+    // Also of one below an agent's: that may turn out to be none.
+    if may_be {
         made(id, agent, ctx.arg(1));
     }
 }

@@ -10,9 +10,14 @@ use crate::{
     probe::gauge::Gauge,
 };
 
+/// How often memory is looked at: without a controller that knows it, that is a file for each process.
+const MEMORY_EVERY: u32 = 5;
+
 /// Of all agents, at one moment.
 #[derive(Default)]
 pub struct Figures {
+    /// How many have been taken before.
+    turn: u32,
     by_agent: HashMap<u32, Figure>,
 }
 
@@ -61,7 +66,9 @@ impl Figures {
                 processes: processes.get(&view.number).copied().unwrap_or(0),
                 rates: before.map_or_else(Rates::default, |before| rates(before, &totals, now)),
                 totals,
-                memory_bytes: memory(view),
+                memory_bytes: before
+                    .filter(|_| !self.turn.is_multiple_of(MEMORY_EVERY))
+                    .map_or_else(|| memory(view), |before| before.memory_bytes),
                 budget: budgets.get(&view.number).map(|left| DeletionBudget {
                     left: left.outside.0,
                     limit: left.outside.1,
@@ -82,6 +89,7 @@ impl Figures {
             (view.number, figure)
         });
         Self {
+            turn: self.turn.wrapping_add(1),
             by_agent: by_agent.collect(),
         }
     }

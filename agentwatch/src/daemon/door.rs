@@ -2,7 +2,9 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -63,6 +65,40 @@ impl Rules {
         })
     }
 
+    /// Where a cgroup's folder is.
+    pub fn on_disk(&self, cgroup: &Path) -> PathBuf {
+        self.root.join(cgroup.strip_prefix("/").unwrap_or(cgroup))
+    }
+
+    /// Looks for agents' cgroups below some: their paths and ids.
+    pub fn look(&self, from: &[PathBuf]) -> Vec<(PathBuf, u64)> {
+        let mut found = Vec::new();
+        let mut todo = from.to_vec();
+        let mut seen = HashSet::new();
+        while let Some(at) = todo.pop() {
+            if !seen.insert(at.clone()) {
+                continue;
+            }
+            let entries = fs::read_dir(self.on_disk(&at));
+            for entry in entries.into_iter().flatten().flatten() {
+                let Ok(folder) = entry.metadata() else {
+                    continue; // removed meanwhile
+                };
+                if !folder.is_dir() {
+                    continue;
+                }
+                let path = at.join(entry.file_name());
+                if self.find(&path).is_some() {
+                    // What is below an agent's cgroup is the agent's.
+                    found.push((path, folder.ino()));
+                } else if self.may_be_below(&path) {
+                    todo.push(path);
+                }
+            }
+        }
+        found
+    }
+
     /// How an agent is watched.
     fn plan(&mut self, at: usize, cgroup: &Path, id: u64) -> Plan {
         let agents = &self.matches[at];
@@ -74,7 +110,7 @@ impl Rules {
             .map(|folder| folder.fill(cgroup).into());
         let glob = agents.cgroup.text().to_owned();
         let name = self.name(&wanted);
-        let on_disk = self.root.join(cgroup.strip_prefix("/").unwrap_or(cgroup));
+        let on_disk = self.on_disk(cgroup);
         Plan {
             name,
             cgroup: AgentCgroup::known(on_disk, id),
@@ -150,6 +186,15 @@ impl host::Door for Door {
             stream: Some(self.stream.clone()),
         };
         Some((plan, outputs))
+    }
+
+    fn below(&self, path: &Path) -> Vec<(PathBuf, u64)> {
+        let rules = self.rules.borrow();
+        if rules.may_be_below(path) {
+            rules.look(&[path.to_owned()])
+        } else {
+            Vec::new()
+        }
     }
 
     fn refused(&mut self, name: &str, error: &anyhow::Error) {

@@ -5,7 +5,6 @@ mod runtimes;
 
 use std::{
     cell::RefCell,
-    collections::HashSet,
     io::IsTerminal as _,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -50,6 +49,7 @@ const SHARE: [u64; 2] = [512 << 10, 2 << 20];
 /// When the kernel, the history or the socket does not do what is needed.
 pub fn run(config: &Config) -> Result<()> {
     let policies = policies(config)?;
+    many_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -77,6 +77,20 @@ pub fn run(config: &Config) -> Result<()> {
     })
 }
 
+/// Lets this process have as many descriptors as it may: each agent takes nine, for what is attached to its
+/// cgroup.
+fn many_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        eprintln!("agentwatch: the limit of open files stays as it is: {error}");
+    }
+}
+
 /// The policies of the matches. What they warn of is said.
 fn policies(config: &Config) -> Result<Vec<(Arc<Policy>, String)>, PolicyError> {
     let policies = config.policies()?;
@@ -96,7 +110,6 @@ struct Daemon {
     orders: mpsc::Receiver<Order>,
     api: Option<api::Server>,
     parents: Vec<PathBuf>,
-    root: PathBuf,
     published: Instant,
     turned: Instant,
     looked: Instant,
@@ -133,7 +146,7 @@ impl Daemon {
         let rules = Rc::new(RefCell::new(Rules::new(
             config.agents.clone(),
             policies,
-            root.clone(),
+            root,
         )));
         let door = Door {
             rules: Rc::clone(&rules),
@@ -151,7 +164,6 @@ impl Daemon {
             orders,
             api: None,
             parents: Vec::new(),
-            root,
             published: now,
             turned: now,
             looked: now,
@@ -175,13 +187,15 @@ impl Daemon {
 
     /// Has the kernel look where the configuration says that agents are.
     fn look_below(&mut self, config: &Config) -> Result<()> {
+        let rules = Rc::clone(&self.rules);
+        let on_disk = |at: &Path| rules.borrow().on_disk(at);
         for agents in &config.agents {
             let glob = &agents.cgroup;
             // What is not there yet comes to be below the deepest that is.
             let parent = glob.parent();
             let there = parent
                 .ancestors()
-                .find(|at| self.on_disk(at).exists())
+                .find(|at| on_disk(at).exists())
                 .unwrap_or(Path::new("/"));
             if !self.parents.iter().any(|known| known == there) {
                 self.parents.push(there.to_owned());
@@ -190,7 +204,7 @@ impl Daemon {
             // one by one.
             let mut todo = vec![(there.to_owned(), glob.levels(there))];
             while let Some((at, levels)) = todo.pop() {
-                let Ok(folder) = std::fs::metadata(self.on_disk(&at)) else {
+                let Ok(folder) = std::fs::metadata(on_disk(&at)) else {
                     continue; // removed meanwhile
                 };
                 self.host.look_below(folder.ino(), levels)?;
@@ -198,7 +212,7 @@ impl Daemon {
                 if next == 0 {
                     continue;
                 }
-                for entry in std::fs::read_dir(self.on_disk(&at))
+                for entry in std::fs::read_dir(on_disk(&at))
                     .into_iter()
                     .flatten()
                     .flatten()
@@ -212,43 +226,13 @@ impl Daemon {
         Ok(())
     }
 
-    fn on_disk(&self, cgroup: &Path) -> PathBuf {
-        self.root.join(cgroup.strip_prefix("/").unwrap_or(cgroup))
-    }
-
     /// Looks at all cgroups for agents that are not watched.
     fn look(&mut self) -> Result<()> {
         self.looked = Instant::now();
         self.host.look_again = false;
-        let mut todo: Vec<PathBuf> = self.parents.clone();
-        let mut seen = HashSet::new();
-        while let Some(at) = todo.pop() {
-            if !seen.insert(at.clone()) {
-                continue;
-            }
-            for entry in std::fs::read_dir(self.on_disk(&at))
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    continue;
-                }
-                let path = at.join(entry.file_name());
-                let Ok(folder) = entry.metadata() else {
-                    continue;
-                };
-                let (wanted, deeper) = {
-                    let rules = self.rules.borrow();
-                    (rules.find(&path).is_some(), rules.may_be_below(&path))
-                };
-                if wanted {
-                    // What is below an agent's cgroup is the agent's.
-                    self.host.found(&path, folder.ino());
-                } else if deeper {
-                    todo.push(path);
-                }
-            }
+        let found = self.rules.borrow().look(&self.parents);
+        for (path, id) in found {
+            self.host.found(&path, id);
         }
         self.host.pump()
     }

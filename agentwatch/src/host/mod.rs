@@ -58,6 +58,9 @@ pub struct Plan {
 pub trait Door {
     /// A cgroup came to be where agents may be: its path from the root of the hierarchy, and its v2 id.
     fn admit(&mut self, path: &Path, id: u64) -> Option<(Plan, Outputs)>;
+    /// Agents' cgroups below one that is none: their paths and ids. What was made in it before it was
+    /// refused, the kernel took for a part of it.
+    fn below(&self, path: &Path) -> Vec<(PathBuf, u64)>;
     /// One could not be watched, or not as its policy wants it.
     fn refused(&mut self, name: &str, error: &anyhow::Error);
     /// One has ended.
@@ -81,6 +84,8 @@ pub struct Host {
     /// Records of agents that nobody has introduced yet: a bulk record may be read before the urgent
     /// one that says whose cgroup it is.
     held: Vec<Bytes>,
+    /// Numbers of which something was read and that no agent had, a short while ago.
+    unknown: HashSet<u32>,
     /// Records of cgroups that turned out to be no agent's.
     pub strays: u64,
     /// Some record came whose agent nobody introduced: perhaps one was not told of.
@@ -122,6 +127,7 @@ impl Host {
             known: Vec::new(),
             batch: Vec::new(),
             held: Vec::new(),
+            unknown: HashSet::new(),
             strays: 0,
             look_again: false,
             gone: 0,
@@ -307,7 +313,9 @@ impl Host {
                     Some(agent) => agent.step(record, self.probe.as_mut()),
                     None => self.stray(record, held.contains(&record.as_ptr())),
                 },
-                Some(Route::Made { agent, id, path }) => self.made(agent, id, &path),
+                // A part of an agent, or one that may be one itself.
+                Some(Route::Made { agent, .. }) if self.agents.contains_key(&agent) => {}
+                Some(Route::Made { id, path, .. }) => self.made(agent_of_cgroup(id), id, &path),
                 Some(Route::Gone(number)) => {
                     if let Some(agent) = self.agents.get_mut(&number) {
                         agent.standing.gone = true;
@@ -343,6 +351,11 @@ impl Host {
 
     /// A record whose agent is not known: it may be introduced by what is read next.
     fn stray(&mut self, record: &Bytes, last_chance: bool) {
+        if let Some((number, own)) = source::of_cgroup(record)
+            && let Some(agent) = self.agents.get_mut(&number)
+        {
+            return agent.step(&own, self.probe.as_mut());
+        }
         if self.door.is_some() && !last_chance && self.held.len() < HELD {
             self.held.push(record.clone());
         } else {
@@ -364,6 +377,16 @@ impl Host {
             // Where the record of it was lost, the cgroup is no more all the same.
             agent.standing.gone |= !agent.cgroup().path().exists();
         }
+        // Last records of what is no agent, or no more: what counts them goes, where nobody has come for
+        // them since the last time.
+        let unknown: HashSet<u32> = self
+            .source
+            .agents()
+            .filter(|number| !self.agents.contains_key(number))
+            .collect();
+        let gone = unknown.intersection(&self.unknown).copied().collect();
+        self.source.forget(&gone);
+        self.unknown = unknown;
     }
 
     /// A cgroup came to be where agents may be.
@@ -375,12 +398,20 @@ impl Host {
             return; // found by looking, meanwhile
         }
         let Some((plan, outputs)) = door.admit(path, id) else {
-            // The tag that the kernel gave provisionally.
+            // Those below it first, so that what comes to be in them meanwhile has their tags; then the tag
+            // goes that the kernel gave provisionally.
+            let below = door.below(path);
             let agents = HashSet::from([number]);
             if let Some(probe) = &mut self.probe {
+                for (_, id) in &below {
+                    let _ = probe.tag_cgroup(agent_of_cgroup(*id), *id);
+                }
                 let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
             }
             self.source.forget(&agents);
+            for (path, id) in below {
+                self.found(&path, id);
+            }
             return;
         };
         let name = plan.name.clone();

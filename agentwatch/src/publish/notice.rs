@@ -150,9 +150,7 @@ pub fn done(response: &Response) -> String {
         }
         (Action::Kill, Some(reason)) => format!("killed the agent, but {reason}"),
         (Action::Quarantine, None) => "cut the agent's network".to_owned(),
-        (Action::Freeze, None) => {
-            "froze the agent; agentwatch thaw or agentwatch kill decides".to_owned()
-        }
+        (Action::Freeze, None) => "froze the agent".to_owned(),
         (Action::Freeze, Some(reason)) => format!("froze the agent, but {reason}"),
         (_, Some(reason)) => format!(
             "{} was asked for and not done: {reason}",

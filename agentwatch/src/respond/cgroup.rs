@@ -5,6 +5,7 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,7 +32,7 @@ pub struct AgentCgroup {
     pub id: u64,
     /// Processes that are never acted upon. Looked up once: what comes between a finding and the
     /// kill costs time.
-    protected: Vec<Protected>,
+    protected: Arc<[Protected]>,
 }
 
 impl AgentCgroup {
@@ -69,7 +70,7 @@ impl AgentCgroup {
         let cgroup = Self {
             path,
             id,
-            protected: protected::list(),
+            protected: protected::known(),
         };
         cgroup.refuse_protected()?;
         Ok(cgroup)
@@ -81,7 +82,7 @@ impl AgentCgroup {
         Self {
             path,
             id,
-            protected: protected::list(),
+            protected: protected::known(),
         }
     }
 

@@ -1,6 +1,10 @@
 //! What is never acted upon: pid 1, agentwatch, and what it was started by.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -13,6 +17,12 @@ pub struct Protected {
     pub process: ProcessKey,
     /// Its cgroup when agentwatch started.
     home: Option<PathBuf>,
+}
+
+/// The same, looked up when this was asked for first: where they were then is their home.
+pub fn known() -> Arc<[Protected]> {
+    static KNOWN: OnceLock<Arc<[Protected]>> = OnceLock::new();
+    Arc::clone(KNOWN.get_or_init(|| list().into()))
 }
 
 /// All of them, agentwatch first, then from parent to parent.

@@ -8,6 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
     ffi::OsStr,
     io,
+    mem::offset_of,
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::PathBuf,
 };
@@ -19,6 +20,7 @@ use agentwatch_common::{
     kind,
     loss::{Read, Tally, ring},
     process::CgroupMade,
+    tag::agent_of_cgroup,
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{
@@ -228,6 +230,11 @@ impl Source {
         self.rings.forget(agents);
     }
 
+    /// The agents of which something was read.
+    pub fn agents(&self) -> impl Iterator<Item = u32> {
+        self.got.keys().copied()
+    }
+
     /// How many of an agent's records were delivered.
     pub fn delivered(&self, agent: u32) -> u64 {
         self.got.get(&agent).map_or(0, |got| got.records)
@@ -263,9 +270,9 @@ impl Source {
 pub enum Route {
     /// A record of this agent.
     Agent(u32),
-    /// A cgroup came to be that may be an agent's; the number is the agent's.
+    /// A cgroup came to be that may be an agent's.
     Made {
-        /// The number that the kernel gave it.
+        /// The number whose tag it got: its own, or that of the cgroup above it.
         agent: u32,
         /// Its cgroup v2 id.
         id: u64,
@@ -294,6 +301,23 @@ pub fn route(record: &[u8]) -> Option<Route> {
         kind::CGROUP_GONE => Route::Gone(head.agent),
         _ => Route::Agent(head.agent),
     })
+}
+
+/// A record of another agent. Of a cgroup that is an agent's own and was taken for a part of one that turned
+/// out to be none: the number of that agent, and the record as its own.
+pub fn of_cgroup(record: &[u8]) -> Option<(u32, Bytes)> {
+    let at = offset_of!(Header, cgroup);
+    let id = u64::from_ne_bytes(record.get(at..at + 8)?.try_into().ok()?);
+    if id == 0 {
+        return None;
+    }
+    let number = agent_of_cgroup(id);
+    let mut record = record.to_vec();
+    let at = offset_of!(Header, agent);
+    record
+        .get_mut(at..at + 4)?
+        .copy_from_slice(&number.to_ne_bytes());
+    Some((number, record.into()))
 }
 
 /// When a record was made, `CLOCK_BOOTTIME` nanoseconds.

@@ -22,6 +22,7 @@ tests! {
     a_policy_with_a_typo;
     as_another_user;
     signals_reach_the_command;
+    a_frozen_agent_ends_with_a_signal;
     a_terminal needs "python3";
     what_is_left_running_is_ended;
     hostile_names_are_shown_escaped;
@@ -204,6 +205,43 @@ fn signals_reach_the_command() -> Result<()> {
         "{}",
         outcome.account["ended"]
     );
+    Ok(())
+}
+
+/// What is frozen hears no signal: agentwatch, which is told to end, ends it.
+fn a_frozen_agent_ends_with_a_signal() -> Result<()> {
+    let place = Place::new()?;
+    let policy = place.file(
+        "freeze.yaml",
+        "apiVersion: agentwatch/v1\nkind: Policy\ndetectors:\n  mass-deletion:\n    action: freeze\n",
+    )?;
+    let files = place.tree("files", 400)?;
+    let agent = Agent::new(&place).with("--policy", &policy);
+    let child = agent
+        .command(&["rm", "-r", &files.display().to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let said = || fs::read_to_string(place.path("log")).unwrap_or_default();
+    until("it to be frozen", || {
+        said().contains("the agent stands still")
+    })?;
+    Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()?;
+    let outcome = agent.outcome(&child.wait_with_output()?)?;
+    ensure!(
+        outcome.findings[0]["response"]["taken"] == "freeze",
+        "{:#?}",
+        outcome.findings
+    );
+    ensure!(
+        outcome.status == Some(137),
+        "{:?}: {}",
+        outcome.status,
+        outcome.stderr
+    );
+    ensure!(files.exists(), "all files are gone");
     Ok(())
 }
 
