@@ -15,9 +15,24 @@ pub struct Config {
     /// 1: the tracepoint at the end of an io_uring request passes a `struct io_uring_cqe` (since
     /// 6.12). 0: it passes the result itself.
     pub uring_cqe: u32,
+    /// Where system calls have their arguments.
+    pub registers: Registers,
 }
 
-const _: () = assert!(size_of::<Config>() == 16);
+/// Where `struct pt_regs` of the running architecture has the number of a system call and its arguments,
+/// bytes: for programs at the functions that do the calls.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registers {
+    /// The number.
+    pub number: u32,
+    /// The six arguments.
+    pub arguments: [u32; 6],
+    /// Explicit padding, zero.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<Config>() == 48);
 
 impl Config {
     /// What is in force when nothing is said.
@@ -26,6 +41,11 @@ impl Config {
         eager_wakeup: 0,
         bulk_wakeup_bytes: 64 * 1024,
         uring_cqe: 0,
+        registers: Registers {
+            number: 0,
+            arguments: [0; 6],
+            pad: 0,
+        },
     };
 }
 

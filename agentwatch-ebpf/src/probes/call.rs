@@ -9,15 +9,12 @@ use agentwatch_common::{
     loss::counter,
     tag::Task,
 };
-use aya_ebpf::{
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_probe_read_user as read_user, bpf_probe_read_user_str},
-    },
-    programs::TracePointContext,
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_probe_read_user as read_user, bpf_probe_read_user_str},
 };
 
-use super::file::{argument, number, result};
+use super::syscall;
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
@@ -40,13 +37,14 @@ pub struct Entered {
     row: CallRow,
 }
 
-/// `sys_enter_*` of the calls in the table.
+/// At the entry of the calls in the table.
 #[inline(always)]
-pub fn enter(ctx: &TracePointContext) {
+pub fn enter(ctx: &impl syscall::Call) {
     let Some(own) = tag::current() else {
         return;
     };
-    let Some(row) = number(ctx)
+    let Some(row) = ctx
+        .number()
         .filter(|nr| *nr < SYSCALLS_LEN)
         .and_then(|nr| CALL_ROWS.get(nr))
         .copied()
@@ -57,7 +55,7 @@ pub fn enter(ctx: &TracePointContext) {
         return;
     }
     if row.filter != CallRow::NONE {
-        let value = argument(ctx, row.filter);
+        let value = ctx.argument(row.filter);
         let told = if value < 64 {
             row.told >> value & 1 != 0
         } else {
@@ -70,12 +68,12 @@ pub fn enter(ctx: &TracePointContext) {
     let call = Entered {
         task: own,
         args: [
-            argument(ctx, 0),
-            argument(ctx, 1),
-            argument(ctx, 2),
-            argument(ctx, 3),
-            argument(ctx, 4),
-            argument(ctx, 5),
+            ctx.argument(0),
+            ctx.argument(1),
+            ctx.argument(2),
+            ctx.argument(3),
+            ctx.argument(4),
+            ctx.argument(5),
         ],
         row,
     };
@@ -85,16 +83,23 @@ pub fn enter(ctx: &TracePointContext) {
     }
 }
 
-/// `sys_exit_*` of the calls in the table.
+/// At the exit of the calls in the table.
 #[inline(always)]
-pub fn exit(ctx: &TracePointContext) {
+pub fn exit(ctx: &impl syscall::Call) {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: this thread's own entry: nobody else writes it while the thread is here.
     let Some(call) = CALLS.get_ptr(&id).map(|call| unsafe { &*call }) else {
         return;
     };
-    returned(call, result(ctx));
+    returned(call, ctx.result());
     let _ = CALLS.remove(&id);
+}
+
+/// At the exit of such a call, where the arguments are at hand still: nothing needs to know of it before.
+#[inline(always)]
+pub fn whole(ctx: &impl syscall::Call) {
+    enter(ctx);
+    exit(ctx);
 }
 
 #[inline(always)]

@@ -8,12 +8,11 @@ use agentwatch_common::{
     loss::counter,
     tag::Task,
 };
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str},
-    programs::TracePointContext,
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str,
 };
 
-use super::budget;
+use super::{budget, syscall::Call};
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
@@ -24,11 +23,6 @@ use crate::{
     maps::{PENDING, PIECE_MAX, SENSITIVE_INODES, SYSCALLS},
     tag,
 };
-
-/// Where a syscall tracepoint has the number, and its arguments or result
-/// (`/sys/kernel/tracing/events/syscalls/*/format`; the same on every kernel).
-const NR_AT: usize = 8;
-const ARGS_AT: usize = 16;
 
 /// `AT_FDCWD` of <fcntl.h>.
 pub const AT_FDCWD: i32 = -100;
@@ -109,9 +103,9 @@ impl Pending {
     }
 }
 
-/// `sys_enter_*` of the calls in the table.
+/// At the entry of the calls in the table.
 #[inline(always)]
-pub fn enter(ctx: &TracePointContext) {
+pub fn enter(ctx: &impl Call) {
     let Some(own) = tag::current() else {
         return;
     };
@@ -121,25 +115,25 @@ pub fn enter(ctx: &TracePointContext) {
     let mut pending = Pending::on_fd(own, -1);
     pending.op = call.op;
     if call.fd != Syscall::NONE {
-        pending.fd = argument(ctx, call.fd) as i32;
+        pending.fd = ctx.argument(call.fd) as i32;
     }
     if call.dir != Syscall::NONE {
-        pending.dir = argument(ctx, call.dir) as i32;
+        pending.dir = ctx.argument(call.dir) as i32;
     }
     if call.dir2 != Syscall::NONE {
-        pending.dir2 = argument(ctx, call.dir2) as i32;
+        pending.dir2 = ctx.argument(call.dir2) as i32;
     }
-    pending.name = argument(ctx, call.name);
-    pending.name2 = argument(ctx, call.name2);
-    pending.mode = argument(ctx, call.mode) as u32;
-    pending.extra = argument(ctx, call.extra) as u32;
+    pending.name = ctx.argument(call.name);
+    pending.name2 = ctx.argument(call.name2);
+    pending.mode = ctx.argument(call.mode) as u32;
+    pending.extra = ctx.argument(call.extra) as u32;
     pending.plain2 = u16::from(call.plain2);
     pending.flags = call.fixed_flags;
     if call.how == 0 {
-        pending.flags |= argument(ctx, call.flags) as u32;
+        pending.flags |= ctx.argument(call.flags) as u32;
     } else {
         // openat2: a `struct open_how` of which flags and mode are the first two members.
-        let how = argument(ctx, call.flags) as *const u64;
+        let how = ctx.argument(call.flags) as *const u64;
         // SAFETY: the helper checks the address.
         pending.flags |= unsafe { bpf_probe_read_user(how) }.unwrap_or(0) as u32;
         // SAFETY: as above.
@@ -157,39 +151,15 @@ pub fn enter(ctx: &TracePointContext) {
     }
 }
 
-/// The number of the call.
-#[inline(always)]
-pub fn number(ctx: &TracePointContext) -> Option<u32> {
-    // SAFETY: the context of a syscall tracepoint begins so.
-    unsafe { ctx.read_at(NR_AT) }.ok()
-}
-
 /// The row of the table for this call.
 #[inline(always)]
-fn syscall(ctx: &TracePointContext) -> Option<Syscall> {
-    let nr = number(ctx)?;
+fn syscall(ctx: &impl Call) -> Option<Syscall> {
+    let nr = ctx.number()?;
     if nr >= SYSCALLS_LEN {
         return None;
     }
     let call = *SYSCALLS.get(nr)?;
     (call.op != 0).then_some(call)
-}
-
-/// One argument of the call, 0 for [`Syscall::NONE`].
-#[inline(always)]
-pub fn argument(ctx: &TracePointContext, index: u8) -> u64 {
-    if index > 5 {
-        return 0;
-    }
-    // SAFETY: six arguments of eight bytes follow the number; the helper checks the address.
-    unsafe { ctx.read_at(ARGS_AT + usize::from(index) * 8) }.unwrap_or(0)
-}
-
-/// What the call returned.
-#[inline(always)]
-pub fn result(ctx: &TracePointContext) -> i64 {
-    // SAFETY: the context of a `sys_exit` tracepoint has the result there.
-    unsafe { ctx.read_at(ARGS_AT) }.unwrap_or(0)
 }
 
 /// What this thread has entered, if that is watched. To be removed with [`done`] after use: the
@@ -208,19 +178,39 @@ pub fn done() {
     let _ = PENDING.remove(&bpf_get_current_pid_tgid());
 }
 
-/// `sys_exit_*` of the calls in the table.
+/// At the exit of the calls in the table.
 #[inline(always)]
-pub fn exit(ctx: &TracePointContext) {
+pub fn exit(ctx: &impl Call) {
     let Some(call) = entered() else {
         return;
     };
-    let result = result(ctx);
+    let result = ctx.result();
     if call.op == op::OPEN {
         open(call, result);
     } else {
         change(call, result);
     }
     done();
+}
+
+/// At the exit of a call that opens a file, where the arguments are at hand still: nothing needs to know
+/// of it before.
+#[inline(always)]
+pub fn exit_open(ctx: &impl Call) {
+    enter(ctx);
+    if let Some(call) = entered() {
+        open(call, ctx.result());
+        done();
+    }
+}
+
+/// At the exit of any other call upon a file.
+#[inline(always)]
+pub fn exit_change(ctx: &impl Call) {
+    if let Some(call) = entered() {
+        change(call, ctx.result());
+        done();
+    }
 }
 
 /// Begins a record.

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Output;
+use super::{Output, TierArgs};
 use crate::{
     event::Tally,
     finding::Finding,
@@ -85,6 +85,8 @@ pub struct RunArgs {
     /// What happens to what the command leaves running
     #[arg(long, value_enum, default_value_t = Leftover::Kill)]
     leftover: Leftover,
+    #[command(flatten)]
+    tier: TierArgs,
     /// Show the kernel programs' own diagnostics: 1 errors … 5 traces
     #[arg(long, value_name = "LEVEL", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
     kernel_log: u8,
@@ -116,6 +118,8 @@ pub struct RecordArgs {
     /// Run the command as this user
     #[arg(long, conflicts_with = "cgroup")]
     user: Option<String>,
+    #[command(flatten)]
+    tier: TierArgs,
     /// The command and its arguments
     #[arg(last = true, required_unless_present = "cgroup", value_name = "CMD")]
     command: Vec<OsString>,
@@ -174,6 +178,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         policy,
         probe: probe::Options {
             kernel_log: args.kernel_log,
+            tier: args.tier.tier,
             ..probe::Options::DEFAULT
         },
         homes,
@@ -232,7 +237,10 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         cgroup: cgroup.clone(),
         workspace,
         policy,
-        probe: probe::Options::DEFAULT,
+        probe: probe::Options {
+            tier: args.tier.tier,
+            ..probe::Options::DEFAULT
+        },
         homes: homes(user.as_ref()),
     };
     let task = if made {

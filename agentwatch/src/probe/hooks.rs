@@ -96,6 +96,12 @@ pub struct SyscallTracepoint {
     pub tracepoint: &'static str,
 }
 
+/// What `doctor` says of [`SOCKETS`].
+pub const LISTENERS: &str = "listen, accept, sockets passed between processes";
+
+/// What `doctor` says of [`FILES`].
+pub const FILE_CALLS: &str = "files";
+
 /// Syscall tracepoints of sockets.
 pub const SOCKETS: &[SyscallTracepoint] = &[
     SyscallTracepoint {
