@@ -189,6 +189,30 @@ fn path_truncate(ctx: FEntryContext) -> u32 {
     0
 }
 
+#[fentry(function = "security_inode_setxattr")]
+fn path_setxattr(ctx: FEntryContext) -> u32 {
+    probes::path::attribute(&ctx);
+    0
+}
+
+#[fentry(function = "security_inode_removexattr")]
+fn path_remxattr(ctx: FEntryContext) -> u32 {
+    probes::path::attribute(&ctx);
+    0
+}
+
+#[fentry(function = "security_inode_set_acl")]
+fn path_set_acl(ctx: FEntryContext) -> u32 {
+    probes::path::attribute(&ctx);
+    0
+}
+
+#[fentry(function = "security_inode_remove_acl")]
+fn path_rem_acl(ctx: FEntryContext) -> u32 {
+    probes::path::attribute(&ctx);
+    0
+}
+
 // Sockets: cgroup programs, attached to the agent's cgroup, so that nobody else pays.
 
 #[cgroup_sock_addr(connect4)]
