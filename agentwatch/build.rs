@@ -67,14 +67,31 @@ fn run(toolchain: Option<&bpf::Toolchain>) -> Result<(), Box<dyn Error>> {
         return Ok(());
     };
     let built = compile(toolchain, workspace, &target_dir(&out_dir))?;
-    fs::copy(&built, &object).map_err(|error| {
-        format!(
-            "copying {} to {}: {error}",
-            built.display(),
-            object.display()
-        )
-    })?;
+    let bytes = fs::read(&built).map_err(|error| format!("{}: {error}", built.display()))?;
+    let bytes = strip(&bytes).map_err(|error| format!("{}: {error}", built.display()))?;
+    fs::write(&object, bytes).map_err(|error| format!("{}: {error}", object.display()))?;
     Ok(())
+}
+
+/// The object without its debugging information, which is most of it: what the kernel wants of that is in
+/// the BTF.
+fn strip(object: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut builder = object::build::elf::Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.to_vec();
+        if name.starts_with(b".debug") || name.starts_with(b".rel.debug") {
+            section.delete = true;
+        }
+    }
+    builder.delete_orphans();
+    // LLVM puts the names of sections among those of symbols.
+    let names = builder.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// Compiles the kernel programs and returns the object's path.

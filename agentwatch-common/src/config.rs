@@ -10,42 +10,30 @@ pub struct Config {
     pub send_all_reads: u32,
     /// 1: each record wakes userspace at once (tests). 0: bulk records are batched.
     pub eager_wakeup: u32,
-    /// Bytes of unread bulk records that wake userspace.
-    pub bulk_wakeup_bytes: u32,
+    /// Userspace is woken once for so many bytes of records that can wait: a power of two.
+    pub wakeup_bytes: u32,
     /// 1: the tracepoint at the end of an io_uring request passes a `struct io_uring_cqe` (since
     /// 6.12). 0: it passes the result itself.
     pub uring_cqe: u32,
-    /// Where system calls have their arguments.
-    pub registers: Registers,
+    /// 1: the arguments of calls that are not looked at in between are read at their exit, from the caller's registers, which are saved as
+    /// they were at entry (`bpf_task_pt_regs`, since 5.15). 0: at its entry.
+    pub args_at_exit: u32,
+    /// 1: programs that judge the use of devices and sysctls can ask for the current process (since 5.15). 0:
+    /// they know the cgroup only.
+    pub device_process: u32,
 }
 
-/// Where `struct pt_regs` of the running architecture has the number of a system call and its arguments,
-/// bytes: for programs at the functions that do the calls.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Registers {
-    /// The number.
-    pub number: u32,
-    /// The six arguments.
-    pub arguments: [u32; 6],
-    /// Explicit padding, zero.
-    pub pad: u32,
-}
-
-const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(size_of::<Config>() == 24);
 
 impl Config {
     /// What is in force when nothing is said.
     pub const DEFAULT: Self = Self {
         send_all_reads: 0,
         eager_wakeup: 0,
-        bulk_wakeup_bytes: 64 * 1024,
+        wakeup_bytes: 64 * 1024,
         uring_cqe: 0,
-        registers: Registers {
-            number: 0,
-            arguments: [0; 6],
-            pad: 0,
-        },
+        args_at_exit: 0,
+        device_process: 0,
     };
 }
 

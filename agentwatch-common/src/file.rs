@@ -43,6 +43,8 @@ pub mod op {
     pub const PIVOT_ROOT: u16 = 15;
     /// chroot
     pub const CHROOT: u16 = 16;
+    /// mmap of a file with `PROT_EXEC`: `open_flags` and `mode` are its flags and protection.
+    pub const MMAP_EXEC: u16 = 17;
 }
 
 /// An inode that the kernel changed while the call ran.
@@ -64,6 +66,18 @@ pub struct Touched {
 }
 
 const _: () = assert!(size_of::<Touched>() == 56);
+
+impl Touched {
+    /// None.
+    pub const NONE: Self = Self {
+        ino: 0,
+        dev: 0,
+        nlink: 0,
+        mode: 0,
+        leaf_len: 0,
+        leaf: [0; LEAF_MAX],
+    };
+}
 
 /// A call upon a file returned. The tail, in this order: path, base, name, base2, name2.
 ///
@@ -91,8 +105,9 @@ pub struct FileOp {
     /// mknod, and open of a device: the device, in the kernel's encoding (mknod: the user's). chown:
     /// the group.
     pub extra: u32,
-    /// Zero.
-    pub pad2: u32,
+    /// 0: the record tells of one call. Else it stands for so many that were not told one by one: see
+    /// [`Thinned`].
+    pub repeats: u32,
     /// One of [`op`].
     pub op: u16,
     /// Bytes of the path in the tail.
@@ -105,11 +120,49 @@ pub struct FileOp {
     pub base2_len: u16,
     /// Bytes of the second name in the tail.
     pub name2_len: u16,
-    /// Zero.
-    pub pad: [u16; 2],
+    /// An open: [`ThinKey::place`].
+    pub place: u32,
 }
 
 const _: () = assert!(size_of::<FileOp>() == 160);
+
+impl FileOp {
+    /// Nothing is known of it.
+    pub const NONE: Self = Self {
+        target: Touched::NONE,
+        second: Touched::NONE,
+        size: 0,
+        result: 0,
+        open_flags: 0,
+        mode: 0,
+        state: 0,
+        extra: 0,
+        repeats: 0,
+        op: 0,
+        path_len: 0,
+        base_len: 0,
+        name_len: 0,
+        base2_len: 0,
+        name2_len: 0,
+        place: 0,
+    };
+}
+
+/// A file that a process has mapped as code, as key of a set.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct MappedKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Start of the process, `CLOCK_BOOTTIME` nanoseconds.
+    pub start_ns: u64,
+    /// Device, in the kernel's encoding.
+    pub dev: u32,
+    /// The process.
+    pub tgid: u32,
+}
+
+const _: () = assert!(size_of::<MappedKey>() == 24);
 
 /// A request of io_uring that a record told of has ended.
 #[repr(C)]
@@ -150,7 +203,51 @@ pub mod state {
     pub const BASE_RESOLVED: u32 = 1 << 10;
     /// The same of `base2` and `name2`.
     pub const BASE2_RESOLVED: u32 = 1 << 11;
+    /// What repeats this open within a window is counted in [`super::Thinned`], and told by a record of
+    /// the source's.
+    pub const THINNED: u32 = 1 << 12;
 }
+
+/// How long opens that repeat one are only counted after that one was sent, nanoseconds.
+pub const THIN_WINDOW_NS: u64 = 1_000_000_000;
+
+/// Which opens are one to who looks at them: of one process, of one file by one path, in one way.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ThinKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Start of the process, `CLOCK_BOOTTIME` nanoseconds.
+    pub start_ns: u64,
+    /// Device, in the kernel's encoding.
+    pub dev: u32,
+    /// The process.
+    pub tgid: u32,
+    /// The agent.
+    pub agent: u32,
+    /// The flags of the call.
+    pub flags: u32,
+    /// Some bits of where the file was found, its name in its folder and the mount: they tell hard links
+    /// and bind mounts apart.
+    pub place: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<ThinKey>() == 40);
+
+/// Opens that were not told one by one. The kernel only adds to `swallowed`, and userspace only reads it
+/// and tells what is new: so none is told twice or never, whoever adds meanwhile.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Thinned {
+    /// When the last one was sent, `CLOCK_BOOTTIME` nanoseconds.
+    pub at_ns: u64,
+    /// How many were not, in all.
+    pub swallowed: u64,
+}
+
+const _: () = assert!(size_of::<Thinned>() == 16);
 
 /// How to read the arguments of a system call: one row of the table that userspace fills, so that a
 /// call is added without a new program. Indices of arguments, [`Syscall::NONE`] for none.
@@ -225,4 +322,4 @@ pub struct InodeKey {
 
 const _: () = assert!(size_of::<InodeKey>() == 16);
 
-crate::pod!(Syscall, InodeKey);
+crate::pod!(Syscall, InodeKey, MappedKey, ThinKey, Thinned);

@@ -148,8 +148,8 @@ pub struct FlowClose {
     pub open_ns: u64,
     /// Bits of [`close`].
     pub state: u32,
-    /// Zero.
-    pub pad: u32,
+    /// TCP segments that were sent again, where [`close::RETRANSMITS`] says that they were counted.
+    pub retransmits: u32,
 }
 
 const _: () = assert!(size_of::<FlowClose>() == 80);
@@ -160,6 +160,13 @@ pub mod close {
     pub const ESTABLISHED: u32 = 1 << 0;
     /// It is open still: the watching ended, not the flow.
     pub const ALIVE: u32 = 1 << 1;
+    /// [`super::FlowClose::retransmits`] is set.
+    pub const RETRANSMITS: u32 = 1 << 2;
+    /// The agent got the socket by a message; the bytes are those since.
+    pub const RECEIVED: u32 = 1 << 3;
+    /// The agent had the socket when it came to be watched, or it comes from a listener that it had; the
+    /// bytes are those since.
+    pub const INHERITED: u32 = 1 << 4;
 }
 
 /// What the kernel keeps of a flow that is open. Userspace reads it when the watching ends.
@@ -228,7 +235,41 @@ pub mod state {
     pub const DNS: u32 = 1 << 5;
 }
 
+/// A TCP socket that somebody outside made, and that an agent uses: the programs of the agent's cgroup do
+/// not see its packets.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Borrowed {
+    /// Start of the process that got it, `CLOCK_BOOTTIME` nanoseconds; 0 where it is not known.
+    pub start_ns: u64,
+    /// When, `CLOCK_BOOTTIME` nanoseconds.
+    pub since_ns: u64,
+    /// Payload bytes that had come in by then, by the socket's own count.
+    pub bytes_in: u64,
+    /// The same, out.
+    pub bytes_out: u64,
+    /// The two ends, and what it is called.
+    pub endpoint: Endpoint,
+    /// The agent.
+    pub agent: u32,
+    /// The process that got it, 0 where it is not known.
+    pub tgid: u32,
+    /// Its parent.
+    pub ppid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Segments that had been sent again by then.
+    pub retransmits: u32,
+    /// [`close::RECEIVED`] or [`close::INHERITED`].
+    pub how: u32,
+}
+
+const _: () = assert!(size_of::<Borrowed>() == 104);
+
+/// A cookie of a socket for which the kernel has none has this bit: the kernel's own are small numbers.
+pub const OWN_COOKIE: u64 = 1 << 63;
+
 const _: () = assert!(HEAD_MAX.is_power_of_two() && HEAD_WIDE.is_power_of_two());
 const _: () = assert!(DNS_STREAM <= u16::MAX as usize);
 
-crate::pod!(FlowKey, FlowState);
+crate::pod!(FlowKey, FlowState, Borrowed);

@@ -52,6 +52,8 @@ pub mod flag {
     pub const FAULT: u16 = 1 << 4;
     /// Userspace made this record (from `/proc`, from a map), not a kernel program.
     pub const USER: u16 = 1 << 5;
+    /// What was moved into an agent's cgroup is agentwatch, pid 1, or what agentwatch was started by.
+    pub const PROTECTED: u16 = 1 << 6;
 }
 
 /// Values of [`Header::kind`].
@@ -86,7 +88,9 @@ pub mod kind {
     pub const SOCK_CLOSE: u16 = 22;
     /// [`crate::flow::Endpoint`]: a process got a socket from another one.
     pub const SOCKET_RECEIVED: u16 = 23;
-    // 24 to 31 are reserved for sockets.
+    /// [`crate::flow::Endpoint`]: a process has a socket from before it was the agent's.
+    pub const SOCKET_INHERITED: u16 = 24;
+    // 25 to 31 are reserved for sockets.
     /// [`crate::file::FileOp`]
     pub const FILE: u16 = 32;
     /// [`crate::budget::Stopped`]

@@ -24,6 +24,9 @@ pub mod counter {
     pub const OPENS_READ: u32 = 2;
     /// Opens for writing.
     pub const OPENS_WRITE: u32 = 3;
+    /// Not sent, since they repeat one that was: counted apart, and told with their number. They are
+    /// neither emitted nor lost.
+    pub const THINNED: u32 = 4;
 
     /// Lost: the ring buffer of urgent records was full.
     pub const LOST_PRIO_FULL: u32 = 16;
@@ -97,7 +100,10 @@ pub struct Tally {
     /// Records that userspace got.
     pub delivered: u64,
     /// Losses by reason, from [`counter::LOST_FIRST`] on.
-    pub lost: [u64; 8],
+    pub lost: [u64; 7],
+    /// Repeats that were told by their number: see [`counter::THINNED`]. 0 in recordings from before it
+    /// was counted.
+    pub thinned: u64,
     /// Records that were cut.
     pub cut: u64,
     /// Reads of memory that failed.
@@ -111,6 +117,6 @@ pub struct Tally {
 }
 
 const _: () = assert!(size_of::<Tally>() == 120);
-const _: () = assert!((counter::LOST_LAST - counter::LOST_FIRST) < 8);
+const _: () = assert!((counter::LOST_LAST - counter::LOST_FIRST) < 7);
 
 crate::pod!(CounterKey, Share, Read);

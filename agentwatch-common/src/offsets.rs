@@ -139,6 +139,13 @@ offsets! {
     io_link_name2: "io_link"."newpath",
     io_link_flags: "io_link"."flags",
     task_flags: "task_struct"."flags",
+    regs_arg0: "pt_regs"."di",
+    regs_arg1: "pt_regs"."si",
+    regs_arg2: "pt_regs"."dx",
+    regs_arg3: "pt_regs"."r10",
+    regs_arg4: "pt_regs"."r8",
+    regs_arg5: "pt_regs"."r9",
+    regs_number: "pt_regs"."orig_ax",
     socket_sk: "socket"."sk",
     sk_protocol: "sock"."sk_protocol",
     skc_cookie: "sock_common"."skc_cookie",
@@ -149,6 +156,14 @@ offsets! {
     skc_num: "sock_common"."skc_num",
     skc_v6_daddr: "sock_common"."skc_v6_daddr",
     skc_v6_rcv_saddr: "sock_common"."skc_v6_rcv_saddr",
+    skc_state: "sock_common"."skc_state",
+    skc_flags: "sock_common"."skc_flags",
+    sk_cgroup_data: "sock"."sk_cgrp_data",
+    cgroup_data_cgroup: "sock_cgroup_data"."cgroup",
+    tcp_bytes_received: "tcp_sock"."bytes_received",
+    tcp_bytes_sent: "tcp_sock"."bytes_sent",
+    tcp_bytes_retrans: "tcp_sock"."bytes_retrans",
+    tcp_total_retrans: "tcp_sock"."total_retrans",
 }
 
 crate::pod!(Offsets);

@@ -14,4 +14,21 @@ pub struct Task {
 
 const _: () = assert!(size_of::<Task>() == 16);
 
-crate::pod!(Task);
+/// Value of the map of processes that no agent may have, by process id.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Protected {
+    /// Start, `CLOCK_BOOTTIME` in ticks of [`Protected::TICK_NS`]: the id may be another process's later.
+    pub start_ticks: u64,
+    /// 1 for agentwatch itself, 0 for pid 1 and what agentwatch was started by.
+    pub own: u64,
+}
+
+impl Protected {
+    /// `/proc/PID/stat` tells starts in hundredths of a second (`USER_HZ`, include/asm-generic/param.h).
+    pub const TICK_NS: u64 = 10_000_000;
+}
+
+const _: () = assert!(size_of::<Protected>() == 16);
+
+crate::pod!(Task, Protected);

@@ -9,23 +9,26 @@ use agentwatch_common::{
     tag::Task,
 };
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{
+        BPF_RB_AVAIL_DATA, BPF_RB_CONS_POS, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS,
+    },
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         bpf_ktime_get_boot_ns, generated::bpf_get_current_comm, generated::bpf_ringbuf_output,
         generated::bpf_ringbuf_reserve, generated::bpf_ringbuf_submit,
     },
+    maps::RingBuf,
 };
 
 use crate::{
     kernel::config,
     maps::{
-        COUNTERS, EVENTS_BULK, EVENTS_PRIO, LAST_WAKEUP, READ, SCRATCH, SCRATCH_MASK, SHARES,
+        COUNTERS, EVENTS_BULK, EVENTS_PRIO, LAST_WAKEUP, LAZY, READ, SCRATCH, SCRATCH_MASK, SHARES,
         Scratch,
     },
 };
 
-/// Bulk records that decide something wake userspace, but not more often than this.
+/// Records that decide something, but can wait, wake userspace not more often than this.
 const WAKEUP_EVERY_NS: u64 = 1_000_000;
 
 /// Adds one to a counter.
@@ -183,12 +186,18 @@ pub struct Record<T> {
     pub payload: T,
 }
 
-/// Sends a record of fixed size by the urgent ring. `fill` gets the reserved memory, of which the
+/// Sends a record of fixed size by the urgent ring, at once. `fill` gets the reserved memory, of which the
 /// header is written already; it must write the whole payload.
 #[inline(always)]
-pub fn prio<T: 'static>(mut header: Header, fill: impl FnOnce(*mut T)) {
+pub fn prio<T: 'static>(header: Header, fill: impl FnOnce(*mut T)) {
+    prio_by(Way::Prio, header, fill);
+}
+
+/// The same, where `way` says when userspace is to look.
+#[inline(always)]
+pub fn prio_by<T: 'static>(way: Way, mut header: Header, fill: impl FnOnce(*mut T)) {
     count_flags(header.agent, header.flags);
-    let Some(record) = reserve::<T>(Way::Prio, header.agent) else {
+    let Some(record) = reserve::<T>(way, header.agent) else {
         return;
     };
     header.len = size_of::<Record<T>>() as u32;
@@ -197,7 +206,7 @@ pub fn prio<T: 'static>(mut header: Header, fill: impl FnOnce(*mut T)) {
     // SAFETY: as above.
     fill(unsafe { &raw mut (*record).payload });
     // SAFETY: header and payload are written, to the length reserved.
-    unsafe { submit(record, Way::Prio) };
+    unsafe { submit(record, way) };
 }
 
 /// Reserves a record in a ring: for programs that interrupt others, for which [`SCRATCH`] is not. What
@@ -208,15 +217,13 @@ pub fn reserve<T: 'static>(way: Way, agent: u32) -> Option<*mut Record<T>> {
     let len = size_of::<Record<T>>() as u64;
     let share = share(agent);
     if let Some(share) = &share
-        && !has_room(share, agent, way == Way::Prio, len)
+        && !has_room(share, agent, way.is_prio(), len)
     {
         count(agent, counter::LOST_SHARE_FULL);
         return None;
     }
-    let (from, lost) = match way {
-        Way::Prio => (&raw const EVENTS_PRIO, counter::LOST_PRIO_FULL),
-        Way::BulkSoon | Way::Bulk => (&raw const EVENTS_BULK, counter::LOST_BULK_FULL),
-    };
+    let (from, lost) = way.ring();
+    way.before(len);
     // SAFETY: a ring buffer map.
     let record = unsafe { bpf_ringbuf_reserve(from.cast_mut().cast(), len, 0) };
     if record.is_null() {
@@ -224,7 +231,7 @@ pub fn reserve<T: 'static>(way: Way, agent: u32) -> Option<*mut Record<T>> {
         return None;
     }
     if let Some(share) = share {
-        charge(share, way == Way::Prio, len);
+        charge(share, way.is_prio(), len);
     }
     Some(record.cast())
 }
@@ -237,24 +244,86 @@ pub fn reserve<T: 'static>(way: Way, agent: u32) -> Option<*mut Record<T>> {
 /// header's length is at most what was reserved: userspace does not look at what is beyond.
 #[inline(always)]
 pub unsafe fn submit<T>(record: *mut Record<T>, way: Way) {
-    // The urgent ring wakes userspace unless it is reading already.
-    let wakeup = match way {
-        Way::Prio => 0,
-        Way::BulkSoon | Way::Bulk => bulk_wakeup(way == Way::BulkSoon),
-    };
     // SAFETY: the caller's promise.
-    unsafe { bpf_ringbuf_submit(record.cast(), wakeup) };
+    unsafe { bpf_ringbuf_submit(record.cast(), way.wakeup(size_of::<T>() as u64)) };
 }
 
-/// Which ring a record goes to.
+/// Which ring a record goes to, and when userspace looks at it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// The urgent ring.
+    /// The urgent ring; userspace is woken at once.
     Prio,
+    /// The urgent ring; userspace is woken soon.
+    PrioSoon,
+    /// The urgent ring; userspace looks now and then.
+    PrioLater,
     /// The bulk ring; userspace is woken soon.
     BulkSoon,
     /// The bulk ring; userspace looks now and then.
     Bulk,
+}
+
+impl Way {
+    #[inline(always)]
+    fn is_prio(self) -> bool {
+        matches!(self, Self::Prio | Self::PrioSoon | Self::PrioLater)
+    }
+
+    /// The ring, and the counter of what found no room in it.
+    #[inline(always)]
+    fn ring(self) -> (*const RingBuf, u32) {
+        if self.is_prio() {
+            (&raw const EVENTS_PRIO, counter::LOST_PRIO_FULL)
+        } else {
+            (&raw const EVENTS_BULK, counter::LOST_BULK_FULL)
+        }
+    }
+
+    /// Before a record of so many bytes is put into the ring.
+    #[inline(always)]
+    fn before(self, len: u64) {
+        if matches!(self, Self::PrioSoon | Self::PrioLater)
+            && let Some(lazy) = LAZY.get_ptr_mut(0)
+        {
+            let end = EVENTS_PRIO.query(u64::from(BPF_RB_PROD_POS)) + len;
+            // SAFETY: one word, which other CPUs write too: of two that write at once, one is forgotten
+            // until the next such record.
+            unsafe { lazy.write_volatile(end) };
+        }
+    }
+
+    /// The flags that wake userspace, or do not, for a record of so many bytes.
+    #[inline(always)]
+    fn wakeup(self, len: u64) -> u64 {
+        if config::eager_wakeup() {
+            return u64::from(BPF_RB_FORCE_WAKEUP);
+        }
+        match self {
+            Self::Prio => urgent_wakeup(),
+            Self::PrioSoon | Self::PrioLater => {
+                batched_wakeup(&EVENTS_PRIO, self == Self::PrioSoon, len)
+            }
+            Self::BulkSoon | Self::Bulk => {
+                batched_wakeup(&EVENTS_BULK, self == Self::BulkSoon, len)
+            }
+        }
+    }
+}
+
+/// Wakes userspace unless it is reading. The kernel finds that out itself (`bpf_ringbuf_commit`: it is not
+/// if it has read all before this record), but for records that did not wake it and lie unread.
+#[inline(always)]
+fn urgent_wakeup() -> u64 {
+    let read = EVENTS_PRIO.query(u64::from(BPF_RB_CONS_POS));
+    // SAFETY: one word.
+    let lazy = LAZY
+        .get(0)
+        .map_or(0, |lazy| unsafe { (&raw const *lazy).read_volatile() });
+    if read < lazy {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        0
+    }
 }
 
 /// A record with a tail, being put together in this CPU's scratch memory, and there from the start:
@@ -280,7 +349,7 @@ impl<T> Builder<T> {
         let record = builder.record();
         // SAFETY: the scratch memory is larger than any `Record<T>` and aligned to 8.
         unsafe {
-            (&raw mut (*record).payload).write_bytes(0, 1);
+            zero(&raw mut (*record).payload);
             write_header(&raw mut (*record).header, kind, task);
         }
         builder.set_position(size_of::<Record<T>>());
@@ -354,9 +423,9 @@ impl<T> Builder<T> {
         unsafe { (&raw mut (*self.scratch).pos).write_volatile(pos as u64) };
     }
 
-    /// Sends the record.
+    /// Sends the record; whether it is on its way. What is not has been counted.
     #[inline(always)]
-    pub fn send(self, way: Way) {
+    pub fn send(self, way: Way) -> bool {
         let (record, pos) = (self.record(), self.position());
         // SAFETY: as in `new`.
         let header = unsafe { &mut (*record).header };
@@ -370,38 +439,34 @@ impl<T> Builder<T> {
         let len = mask::<SCRATCH_MASK>(len);
         header.len = len as u32;
         count_flags(agent, header.flags);
-        let (to, lost, wakeup) = match way {
-            Way::Prio => (&raw const EVENTS_PRIO, counter::LOST_PRIO_FULL, 0),
-            Way::BulkSoon | Way::Bulk => (
-                &raw const EVENTS_BULK,
-                counter::LOST_BULK_FULL,
-                bulk_wakeup(way == Way::BulkSoon),
-            ),
-        };
+        let (to, lost) = way.ring();
         let share = share(agent);
         if let Some(share) = &share
-            && !has_room(share, agent, way == Way::Prio, len as u64)
+            && !has_room(share, agent, way.is_prio(), len as u64)
         {
             count(agent, counter::LOST_SHARE_FULL);
-            return;
+            return false;
         }
+        way.before(len as u64);
+        let wakeup = way.wakeup(len as u64);
         // SAFETY: a ring buffer map, and `len` bytes of the scratch memory, which is larger.
         let result =
             unsafe { bpf_ringbuf_output(to.cast_mut().cast(), record.cast(), len as u64, wakeup) };
         if result != 0 {
             count(agent, lost);
-        } else if let Some(share) = share {
-            charge(share, way == Way::Prio, len as u64);
+            return false;
         }
+        if let Some(share) = share {
+            charge(share, way.is_prio(), len as u64);
+        }
+        true
     }
 }
 
-/// Whether a bulk record wakes userspace: when much is unread, or soon after something that decides.
+/// Whether a record that can wait wakes userspace: when much is unread, or soon after something that
+/// decides.
 #[inline(always)]
-fn bulk_wakeup(soon: bool) -> u64 {
-    if config::eager_wakeup() {
-        return u64::from(BPF_RB_FORCE_WAKEUP);
-    }
+fn batched_wakeup(ring: &RingBuf, soon: bool, len: u64) -> u64 {
     if soon && let Some(last) = LAST_WAKEUP.get_ptr_mut(0) {
         let now = now_ns();
         // SAFETY: this CPU's own value.
@@ -412,10 +477,28 @@ fn bulk_wakeup(soon: bool) -> u64 {
             }
         }
     }
-    if EVENTS_BULK.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(config::bulk_wakeup_bytes()) {
+    // Once for each so many bytes: a wake-up interrupts this CPU, which costs more than the record.
+    let unread = ring.query(u64::from(BPF_RB_AVAIL_DATA));
+    let batch = u64::from(config::wakeup_bytes());
+    if unread & !(batch - 1) != (unread + len) & !(batch - 1) {
         return u64::from(BPF_RB_FORCE_WAKEUP);
     }
     u64::from(BPF_RB_NO_WAKEUP)
+}
+
+/// Fills with zeroes, word by word: `write_bytes` becomes a loop over bytes.
+///
+/// # Safety
+///
+/// `to` is valid for writes and aligned to 8, and `T` is whole words long.
+#[inline(always)]
+unsafe fn zero<T>(to: *mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8)) };
+    let words = to.cast::<u64>();
+    for word in 0..size_of::<T>() / 8 {
+        // SAFETY: the caller's promise. Volatile, or the compiler makes the loop over bytes of it again.
+        unsafe { words.add(word).write_volatile(0) };
+    }
 }
 
 /// `x & MASK`, in one instruction on the register that is used afterwards.

@@ -91,8 +91,8 @@ fn cgroup_attach_task(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-// Files. One program for all the system calls that name files: userspace attaches it to each and
-// tells in a table where its arguments are.
+// Files. One pair of programs for all the system calls that name files, and one at the exit of those that
+// open one: userspace attaches them to each and tells in a table where its arguments are.
 
 #[tracepoint]
 fn file_enter(ctx: TracePointContext) -> u32 {
@@ -101,8 +101,20 @@ fn file_enter(ctx: TracePointContext) -> u32 {
 }
 
 #[tracepoint]
+fn open_exit(ctx: TracePointContext) -> u32 {
+    probes::open::exit(&ctx);
+    0
+}
+
+#[tracepoint]
 fn file_exit(ctx: TracePointContext) -> u32 {
     probes::file::exit(&ctx);
+    0
+}
+
+#[tracepoint]
+fn mmap_enter(ctx: TracePointContext) -> u32 {
+    probes::mapped::enter(&ctx);
     0
 }
 
@@ -295,6 +307,27 @@ fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
+// Sockets that somebody outside made. The first one is attached while an agent has such sockets; the
+// others are run by userspace, with what it passes as arguments.
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn socket_state(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::state(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+fn socket_inherited(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::inherited(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+fn socket_ask(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::ask(&ctx);
+    0
+}
+
 // Calls that are no file's and no flow's, by a table as well.
 
 #[tracepoint]
@@ -320,21 +353,27 @@ fn fn_file_enter(ctx: FEntryContext) -> u32 {
     0
 }
 
+#[fentry(function = "sys_openat")]
+fn fn_mmap(ctx: FEntryContext) -> u32 {
+    probes::mapped::enter(&Function::entry(&ctx));
+    0
+}
+
 #[fexit(function = "sys_openat")]
 fn fn_file_exit(ctx: FExitContext) -> u32 {
-    probes::file::exit_change(&Function::exit(&ctx));
+    probes::file::exit(&Function::exit(&ctx));
     0
 }
 
 #[fexit(function = "sys_openat")]
 fn fn_open(ctx: FExitContext) -> u32 {
-    probes::file::exit_open(&Function::exit(&ctx));
+    probes::open::exit(&Function::exit(&ctx));
     0
 }
 
 #[fexit(function = "sys_openat")]
 fn fn_call(ctx: FExitContext) -> u32 {
-    probes::call::whole(&Function::exit(&ctx));
+    probes::call::exit(&Function::exit(&ctx));
     0
 }
 
@@ -362,7 +401,7 @@ fn fn_recvmsg(ctx: FExitContext) -> u32 {
 
 #[fexit(function = "sys_socket")]
 fn fn_call_2(ctx: FExitContext) -> u32 {
-    probes::call::whole(&Function::exit(&ctx));
+    probes::call::exit(&Function::exit(&ctx));
     0
 }
 

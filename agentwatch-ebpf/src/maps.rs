@@ -1,4 +1,5 @@
-//! Every map and global, its size, and what it means that it is full.
+//! Every map and global, its size, and what it means that it is full. What agents can fill takes less than
+//! 32 MiB in all; userspace makes those maps smaller or larger where it is asked to (`probe/memory.rs`).
 
 use agentwatch_common::{
     budget::{Budget, OwnKey},
@@ -8,11 +9,11 @@ use agentwatch_common::{
         DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules,
         Repeat, RepeatKey, SysctlKey,
     },
-    file::{InodeKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall},
-    flow::{FlowKey, FlowState, Trigger},
+    file::{InodeKey, MappedKey, NameKey, SYSCALLS as SYSCALLS_LEN, Syscall, ThinKey, Thinned},
+    flow::{Borrowed, FlowKey, FlowState, Trigger},
     loss::{CounterKey, Read, Share},
     offsets::Offsets,
-    tag::Task,
+    tag::{Protected, Task},
 };
 use aya_ebpf::{
     Global,
@@ -23,7 +24,7 @@ use aya_ebpf::{
     },
 };
 
-use crate::probes::{call::Entered, file::Pending, uring::Request};
+use crate::probes::{call::Entered, file::Pending, thin::Slot, uring::Request};
 
 /// Where the running kernel's structure members are.
 #[unsafe(no_mangle)]
@@ -48,11 +49,21 @@ pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_N
 
 /// Process id → its tag. Full: counted as `TASKS_FULL`; the process is not seen.
 #[map]
-pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(32768, BPF_F_NO_PREALLOC);
 
 /// System calls in flight, by `pid_tgid`. Full: the call is counted as `LOST_CALLS_FULL`.
 #[map]
 pub static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(8192, 0);
+
+/// How many calls upon files the agents are in, now (`IN_FLIGHT_CALLS`), and whether any of their processes
+/// deletes through io_uring (`IN_FLIGHT_URING`): where both are 0, as nearly always, nobody else pays for
+/// looking into [`PENDING`].
+#[map]
+pub static IN_FLIGHT: Array<u64> = Array::with_max_entries(2, 0);
+/// See [`IN_FLIGHT`].
+pub const IN_FLIGHT_CALLS: u32 = 0;
+/// See [`IN_FLIGHT`].
+pub const IN_FLIGHT_URING: u32 = 1;
 
 /// Flows that are open. Full: counted as `LOST_FLOWS_FULL`; the flow's bytes are not seen, its
 /// connect and accept are.
@@ -62,12 +73,16 @@ pub static FLOWS: HashMap<FlowKey, FlowState> = HashMap::with_max_entries(16384,
 /// Socket cookie → the process that named a peer last. The least recently used goes when it is
 /// full: its flow has no process then, until the process sends again.
 #[map]
-pub static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(16384, 0);
+pub static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(8192, 0);
+
+/// `struct sock` → a socket that an agent uses and did not make. Full: its bytes are not told.
+#[map]
+pub static BORROWED: HashMap<u64, Borrowed> = HashMap::with_max_entries(2048, BPF_F_NO_PREALLOC);
 
 /// Process id → what it got last on a connection that it had opened. The least recently used goes
 /// when it is full: evidence is missing, no event.
 #[map]
-pub static TRIGGERS: LruHashMap<u32, Trigger> = LruHashMap::with_max_entries(8192, 0);
+pub static TRIGGERS: LruHashMap<u32, Trigger> = LruHashMap::with_max_entries(4096, 0);
 
 /// Names (the beginnings of path components) that make an open for reading worth sending. Filled
 /// by userspace from the policy's sensitive paths, which it refuses to overfill.
@@ -110,11 +125,30 @@ pub static BUDGETS: HashMap<u32, Budget> = HashMap::with_max_entries(1024, BPF_F
 /// What the agents made. The least recently used goes when it is full: it counts against the budget
 /// then, and userspace, which remembers more, lets the process go on.
 #[map]
-pub static OWN: LruHashMap<OwnKey, u8> = LruHashMap::with_max_entries(65536, 0);
+pub static OWN: LruHashMap<OwnKey, u8> = LruHashMap::with_max_entries(32768, 0);
+
+/// Opens that were sent a short while ago, and how often each has been repeated since. Userspace takes
+/// out what is old, once a second. Full: what is not in it is not thinned.
+#[map]
+pub static THINNED: HashMap<ThinKey, Thinned> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Where the key of an open is put together: there is no room on the stack. As [`SCRATCH`].
+#[map]
+pub static THIN_SLOT: PerCpuArray<Slot> = PerCpuArray::with_max_entries(1, 0);
+
+/// What processes have mapped as code. The least recently used goes when it is full: then it may be told
+/// once more.
+#[map]
+pub static MAPPED: LruHashMap<MappedKey, u8> = LruHashMap::with_max_entries(4096, 0);
+
+/// Agents whose policy wants every open told by itself. Filled by userspace; there are no more agents
+/// than it has room for.
+#[map]
+pub static UNTHINNED: HashMap<u32, u8> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
 /// Requests of io_uring that are in flight, by their address. Full: counted as `LOST_CALLS_FULL`.
 #[map]
-pub static URING: HashMap<u64, Request> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+pub static URING: HashMap<u64, Request> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Processes that delete through io_uring. The least recently used goes when it is full: their
 /// deletions are told, and do not count against the budget.
@@ -132,7 +166,7 @@ pub static READ: HashMap<u32, Read> = HashMap::with_max_entries(1024, BPF_F_NO_P
 
 /// Thread → where the message is that it receives. Full: sockets that come with it are not told.
 #[map]
-pub static RECEIVING: HashMap<u64, u64> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+pub static RECEIVING: HashMap<u64, u64> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Counters by agent. Full: new agents are not counted; there is room for 4096 / ~12 of them.
 #[map]
@@ -143,7 +177,11 @@ pub static COUNTERS: PerCpuHashMap<CounterKey, u64> = PerCpuHashMap::with_max_en
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// When this CPU woke userspace last for bulk records, `CLOCK_BOOTTIME` nanoseconds.
+/// Where in the urgent ring the last record ends that did not wake userspace.
+#[map]
+pub static LAZY: Array<u64> = Array::with_max_entries(1, 0);
+
+/// When this CPU woke userspace last for records that can wait, `CLOCK_BOOTTIME` nanoseconds.
 #[map]
 pub static LAST_WAKEUP: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -209,6 +247,12 @@ pub static DENIED_INODES: HashMap<DeniedKey, DeniedInode> =
 pub static DENIED_NAMES: HashMap<DeniedName, DeniedInode> =
     HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
-/// Process ids that agents may not touch: agentwatch's own.
+/// Process id → a process that is no agent's, whoever moves it where: agentwatch, pid 1 and what agentwatch
+/// was started by. Filled by userspace; full, the farthest ancestors are left out.
 #[map]
-pub static PROTECTED: HashMap<u32, u8> = HashMap::with_max_entries(16, BPF_F_NO_PREALLOC);
+pub static PROTECTED: HashMap<u32, Protected> = HashMap::with_max_entries(64, BPF_F_NO_PREALLOC);
+
+/// Agents whose process dies on the spot when it takes one of those hostage. Filled by userspace for the
+/// agents that it watches, which it refuses to overfill.
+#[map]
+pub static DEFENDED: HashMap<u32, u8> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);

@@ -1,12 +1,15 @@
 //! Whose is this task?
 
-use agentwatch_common::{loss::counter, tag::Task};
+use agentwatch_common::{
+    loss::counter,
+    tag::{Protected, Task},
+};
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
 
 use crate::{
     emit,
     kernel::{self, task},
-    maps::{CGROUPS, TASKS},
+    maps::{CGROUPS, PROTECTED, TASKS},
 };
 
 /// The current process id.
@@ -41,15 +44,34 @@ pub fn of_cgroup(id: u64) -> u32 {
 /// run for agents only.
 #[inline(always)]
 pub fn current_or_cgroup() -> Option<Task> {
-    if let Some(task) = current() {
-        return Some(task);
-    }
+    current().or_else(by_current_cgroup)
+}
+
+/// The tag of the current process by its cgroup alone.
+#[inline(always)]
+pub fn by_current_cgroup() -> Option<Task> {
     // SAFETY: no arguments; allowed in every program that calls this.
     let agent = of_cgroup(unsafe { bpf_get_current_cgroup_id() });
     (agent != 0).then_some(Task {
         start_ns: 0,
         agent,
         ppid: 0,
+    })
+}
+
+/// What is known of a process that no agent may have.
+#[inline(always)]
+pub fn protected(tgid: u32) -> Option<Protected> {
+    // SAFETY: as in `of`.
+    unsafe { PROTECTED.get(&tgid) }.copied()
+}
+
+/// Whether a process, by its `task_struct`, is agentwatch, pid 1, or what agentwatch was started by.
+#[inline(always)]
+pub fn is_protected(task_struct: u64, tgid: u32) -> bool {
+    protected(tgid).is_some_and(|process| {
+        let start_ns = task::start_ns(task_struct).unwrap_or(0);
+        start_ns / Protected::TICK_NS == process.start_ticks
     })
 }
 

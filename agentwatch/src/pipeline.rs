@@ -18,6 +18,8 @@ pub struct Pipeline {
     /// What is known by now.
     pub world: World,
     detectors: Detectors,
+    /// Kept between records, so that its memory is.
+    path: String,
     /// Records that could not be decoded: made by another version, or damaged.
     pub undecodable: u64,
 }
@@ -30,6 +32,8 @@ pub trait Sink {
     fn finding(&mut self, finding: &Finding);
     /// The cgroup that may be acted upon, `None` in a replay.
     fn cgroup(&self) -> Option<&AgentCgroup>;
+    /// Moves out of the agent's cgroup what is never acted upon: somebody has moved it in.
+    fn free_hostages(&mut self);
     /// Lets a process go on that the kernel stopped, with so much more budget for its agent.
     fn resume(&mut self, event: &Event, stopped: Stopped, left: u64);
     /// The agent's processes that are alive; asked once its cgroup is empty.
@@ -43,17 +47,23 @@ impl Pipeline {
             policy,
             world: World::default(),
             detectors: Detectors::default(),
+            path: String::new(),
             undecodable: 0,
         }
     }
 
     /// Takes one record all the way.
     pub fn step(&mut self, record: &Bytes, sink: &mut impl Sink) {
+        // The kernel looks at the last components of a path only; the policy at all of it.
+        if decode::plain_read(record, &mut self.path) && !self.policy.sensitive.matches(&self.path)
+        {
+            return;
+        }
         let Ok(event) = decode::decode(record) else {
             self.undecodable += 1;
             return;
         };
-        // The kernel looks at the last components of a path only; the policy at all of it.
+        // The same where the path is not the kernel's.
         if let Kind::File(file) = &event.kind
             && file.op == FileOp::Open
             && !file.write
@@ -74,6 +84,12 @@ impl Pipeline {
     fn take(&mut self, mut event: Event, sink: &mut impl Sink) {
         event.domain = self.world.domain(&event);
         let before = self.world.observe(&event);
+        if let Kind::CgroupMove {
+            protected: true, ..
+        } = event.kind
+        {
+            sink.free_hostages();
+        }
         let found = self
             .detectors
             .observe(&event, before, &self.world, &self.policy);
@@ -114,6 +130,13 @@ impl Pipeline {
         let limits = self.policy.detectors.mass_deletion;
         let acts = self.policy.mode == Mode::Enforce && limits.action >= Action::Kill;
         (limits.enabled && acts).then_some(limits)
+    }
+
+    /// Whether the kernel is to kill at once who takes agentwatch hostage.
+    pub fn defends(&self) -> bool {
+        let tampering = self.policy.detectors.monitor_tampering;
+        let acts = self.policy.mode == Mode::Enforce && tampering.action >= Action::Kill;
+        tampering.enabled && acts
     }
 
     fn finding(&self, event: &Event, detection: Detection, response: Response) -> Finding {

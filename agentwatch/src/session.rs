@@ -13,7 +13,7 @@ use crate::{
     finding::Finding,
     pipeline::{Pipeline, Sink},
     policy::{Enforcement, Mode, Policy, Prefilter},
-    probe::{KernelLog, Options, Probe, deny, seed},
+    probe::{KernelLog, Options, Probe, borrowed::News, deny, seed},
     publish::{account::Account, notice::Notices},
     recording::Recorder,
     respond::{self, cgroup::AgentCgroup},
@@ -118,9 +118,18 @@ impl Session {
             let workspace = workspace.as_deref().and_then(device_inode);
             probe.budget(AGENT, &limits, workspace)?;
         }
+        probe.thin(AGENT, session.pipeline.policy().events.thin)?;
+        if session.pipeline.defends() {
+            probe.defend(AGENT)?;
+        }
         session.enforce(&mut probe, &homes)?;
         probe.watch(AGENT, session.cgroup.path(), session.cgroup.id)?;
         session.take_in_members(&mut probe)?;
+        let members = session.cgroup.processes()?.into_iter();
+        let refused = members
+            .map(|pid| probe.inherited(AGENT, pid).err())
+            .find(Option::is_some);
+        session.say_not_followed(refused.flatten().map(|error| format!("{error:#}")));
         probe.settle();
         session.probe = Some(probe);
         session.flow()?;
@@ -222,9 +231,36 @@ impl Session {
             log.flush();
         }
         self.source.drain(&mut self.batch);
+        let now = respond::now_ns();
+        self.source.repeats(now, false, &mut self.batch);
+        self.source.losses(&[AGENT], now, &mut self.batch);
+        self.follow();
         self.flow()?;
         self.say_if_not_stored();
         Ok(())
+    }
+
+    /// Follows the sockets that the agent did not make: what the kernel tells of them comes with the next
+    /// records.
+    fn follow(&mut self) {
+        let news = News::of(&self.batch);
+        let refused = self.probe.as_mut().and_then(|probe| probe.follow(&news));
+        self.say_not_followed(refused);
+    }
+
+    /// What this process has of sockets will be the command's: to be said before it is started.
+    pub fn pass_on_sockets(&mut self) {
+        let passed = self.probe.as_mut().map(|probe| probe.passed_on(AGENT));
+        let refused = passed.and_then(Result::err);
+        self.say_not_followed(refused.map(|error| format!("{error:#}")));
+    }
+
+    fn say_not_followed(&mut self, refused: Option<String>) {
+        if let Some(error) = refused {
+            self.outputs.notices.write(&format!(
+                "agentwatch: bytes of sockets that others made are not counted: {error}\n"
+            ));
+        }
     }
 
     /// Says once that the history cannot be written, when that happens; the account says how much is
@@ -310,9 +346,11 @@ impl Session {
         // are final.
         if let Some(probe) = &mut self.probe {
             probe.untag(AGENT)?;
+            probe.give_up_sockets(AGENT)?;
         }
         self.source.drain(&mut self.batch);
         let now = respond::now_ns();
+        self.source.repeats(now, true, &mut self.batch);
         if let Some(probe) = &mut self.probe {
             for (rule, repeat) in probe.untold(AGENT)? {
                 self.batch
@@ -384,6 +422,12 @@ impl Sink for Outlet<'_> {
 
     fn cgroup(&self) -> Option<&AgentCgroup> {
         Some(self.cgroup)
+    }
+
+    fn free_hostages(&mut self) {
+        if let Err(error) = self.cgroup.free_hostages() {
+            self.notices.write(&format!("agentwatch: {error:#}\n"));
+        }
     }
 
     fn resume(&mut self, event: &Event, stopped: Stopped, left: u64) {

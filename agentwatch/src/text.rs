@@ -15,12 +15,7 @@ pub fn escape(bytes: &[u8]) -> String {
 
 /// The same, at the end of a text.
 pub fn escape_into(out: &mut String, bytes: &[u8]) {
-    // Nearly all names are printable ASCII, which is copied as it is.
-    if bytes
-        .iter()
-        .all(|b| matches!(b, b' '..=b'~') && *b != b'\\')
-        && let Ok(text) = str::from_utf8(bytes)
-    {
+    if let Some(text) = plain(bytes) {
         out.push_str(text);
         return;
     }
@@ -42,6 +37,15 @@ pub fn escape_into(out: &mut String, bytes: &[u8]) {
             push_hex(out, *byte);
         }
     }
+}
+
+/// Bytes that stand for themselves, as text: printable ASCII but the backslash. Nearly all names are.
+pub fn plain(bytes: &[u8]) -> Option<&str> {
+    // Without a way out of the loop, which lets the compiler look at many bytes at once.
+    let is_plain = bytes.iter().fold(true, |all, byte| {
+        all & matches!(byte, b' '..=b'[' | b']'..=b'~')
+    });
+    is_plain.then(|| str::from_utf8(bytes).ok()).flatten()
 }
 
 /// The same for text that came from elsewhere.

@@ -4,10 +4,10 @@ use agentwatch_common::config::Config;
 
 /// Reads one field of the settings.
 macro_rules! field {
-    ($($field:tt)+) => {{
+    ($field:ident) => {{
         let config = (&raw const crate::maps::CONFIG).cast::<Config>();
         // SAFETY: as in `offset!`.
-        unsafe { (&raw const (*config).$($field)+).read_volatile() }
+        unsafe { (&raw const (*config).$field).read_volatile() }
     }};
 }
 
@@ -22,29 +22,18 @@ pub fn eager_wakeup() -> bool {
 }
 
 #[inline(always)]
-pub fn bulk_wakeup_bytes() -> u32 {
-    field!(bulk_wakeup_bytes)
+pub fn wakeup_bytes() -> u32 {
+    field!(wakeup_bytes)
 }
 
-/// Where `struct pt_regs` has the number of a system call, bytes.
 #[inline(always)]
-pub fn number_at() -> u32 {
-    field!(registers.number)
+pub fn args_at_exit() -> bool {
+    field!(args_at_exit) != 0
 }
 
-/// Where it has one of its six arguments, `None` for any other index.
 #[inline(always)]
-pub fn argument_at(index: u8) -> Option<u32> {
-    // By comparisons: the verifier follows those, and no index is out of bounds.
-    Some(match index {
-        0 => field!(registers.arguments[0]),
-        1 => field!(registers.arguments[1]),
-        2 => field!(registers.arguments[2]),
-        3 => field!(registers.arguments[3]),
-        4 => field!(registers.arguments[4]),
-        5 => field!(registers.arguments[5]),
-        _ => return None,
-    })
+pub fn device_process() -> bool {
+    field!(device_process) != 0
 }
 
 #[inline(always)]

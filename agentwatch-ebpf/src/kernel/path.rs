@@ -6,7 +6,7 @@ use agentwatch_common::{
     header::flag,
 };
 
-use super::{member, offset, read, read_bytes};
+use super::{Head, member, offset, read, read_bytes};
 use crate::{
     emit::{Builder, mask},
     maps::SENSITIVE_NAMES,
@@ -51,6 +51,16 @@ impl Path {
         Self::at(member(file, offset!(file_path))?)
     }
 
+    /// The same, of one that has been read.
+    #[inline(always)]
+    pub fn of_head<const N: usize>(file: &Head<N>) -> Option<Self> {
+        let at = offset!(file_path);
+        Some(Self {
+            mount: file.get(at + offset!(path_mnt))?,
+            dentry: file.get(at + offset!(path_dentry))?,
+        })
+    }
+
     /// The super block of the mount.
     #[inline(always)]
     pub fn super_block(&self) -> Option<u64> {
@@ -62,14 +72,17 @@ impl Path {
     pub fn has_sensitive_name(&self) -> bool {
         let mut dentry = self.dentry;
         for _ in 0..SENSITIVE_DEPTH {
+            let Some(entry) = Entry::of(dentry) else {
+                return false;
+            };
             let mut key: NameKey = [0; LEAF_MAX];
-            if name_key(dentry, &mut key) == 0 {
+            if entry.key(&mut key) == 0 {
                 return false;
             }
             if SENSITIVE_NAMES.get_ptr(&key).is_some() {
                 return true;
             }
-            dentry = read(dentry, offset!(dentry_parent)).unwrap_or(0);
+            dentry = entry.parent;
         }
         false
     }
@@ -87,16 +100,14 @@ impl Path {
             whole: false,
         };
         let mut done = false;
+        let mut mount_root: u64 = read(mount, offset!(vfsmount_root)).unwrap_or(0);
         for _ in 0..DEPTH {
-            let (Some(parent), Some(mount_root)) = (
-                read::<u64>(dentry, offset!(dentry_parent)),
-                read::<u64>(mount, offset!(vfsmount_root)),
-            ) else {
+            let Some(entry) = Entry::of(dentry).filter(|_| mount_root != 0) else {
                 to.flag(flag::FAULT);
                 done = true;
                 break;
             };
-            if dentry == mount_root || dentry == parent {
+            if dentry == mount_root || dentry == entry.parent {
                 // The root of a mount: go on at the place where it is mounted.
                 let own = mount - u64::from(offset!(mount_mnt));
                 let above: u64 = read(own, offset!(mount_parent)).unwrap_or(own);
@@ -105,19 +116,20 @@ impl Path {
                     walk.whole = dentry == mount_root;
                     if to.position() == start {
                         // A pipe, a socket, a memfd have a name and no place.
-                        append(to, dentry);
+                        entry.append(to);
                     }
                     done = true;
                     break;
                 }
                 dentry = read(own, offset!(mount_mountpoint)).unwrap_or(0);
                 mount = above + u64::from(offset!(mount_mnt));
+                mount_root = read(mount, offset!(vfsmount_root)).unwrap_or(0);
                 continue;
             }
-            if !append(to, dentry) {
+            if !entry.append(to) {
                 break;
             }
-            dentry = parent;
+            dentry = entry.parent;
         }
         if !done {
             to.flag(cut);
@@ -127,87 +139,153 @@ impl Path {
     }
 }
 
-/// Appends the name of one dentry and a `/`. False when there is no room.
-#[inline(always)]
-fn append<T>(to: &Builder<T>, dentry: u64) -> bool {
-    let Some((len, bytes)) = name(dentry) else {
-        to.flag(flag::FAULT);
-        return true;
-    };
-    let Some(at) = to.room() else {
-        return false;
-    };
-    let len = mask::<COMPONENT_MAX>(len as usize);
-    if len == 0 || !read_bytes(at, len, bytes) {
-        to.flag(flag::FAULT);
-        return true;
-    }
-    // SAFETY: `room` gives PIECE_MAX bytes, of which at most 255 are used so far.
-    unsafe { at.add(len).write(b'/') };
-    to.advance(len + 1);
-    true
+/// What is read of a dentry on the way.
+#[derive(Clone, Copy)]
+struct Entry {
+    parent: u64,
+    /// Length and address of its name.
+    len: u32,
+    bytes: u64,
 }
 
-/// Length and address of the name of a dentry.
-#[inline(always)]
-pub fn name(dentry: u64) -> Option<(u32, u64)> {
-    let name = member(dentry, offset!(dentry_name))?;
-    Some((
-        read(name, offset!(qstr_len))?,
-        read(name, offset!(qstr_name))?,
-    ))
+impl Entry {
+    #[inline(always)]
+    fn of(dentry: u64) -> Option<Self> {
+        // Nearly everywhere the name comes right after the parent, its length in the upper half of a word:
+        // so one read does. The verifier knows the offsets, and removes the way that is not taken.
+        if offset!(dentry_name) == offset!(dentry_parent) + 8
+            && offset!(qstr_len) == 4
+            && offset!(qstr_name) == 8
+        {
+            let [parent, hash_len, bytes]: [u64; 3] = read(dentry, offset!(dentry_parent))?;
+            return Some(Self {
+                parent,
+                len: (hash_len >> 32) as u32,
+                bytes,
+            });
+        }
+        let name = member(dentry, offset!(dentry_name))?;
+        Some(Self {
+            parent: read(dentry, offset!(dentry_parent))?,
+            len: read(name, offset!(qstr_len))?,
+            bytes: read(name, offset!(qstr_name))?,
+        })
+    }
+
+    /// Appends the name and a `/`. False when there is no room.
+    #[inline(always)]
+    fn append<T>(&self, to: &Builder<T>) -> bool {
+        let Some(at) = to.room() else {
+            return false;
+        };
+        let len = mask::<COMPONENT_MAX>(self.len as usize);
+        if len == 0 || !read_bytes(at, len, self.bytes) {
+            to.flag(flag::FAULT);
+            return true;
+        }
+        // SAFETY: `room` gives PIECE_MAX bytes, of which at most 255 are used so far.
+        unsafe { at.add(len).write(b'/') };
+        to.advance(len + 1);
+        true
+    }
+
+    /// Copies the beginning of the name; its whole length is returned, 0 for none.
+    #[inline(always)]
+    fn key(&self, key: &mut NameKey) -> u32 {
+        let kept = if self.len as usize > LEAF_MAX {
+            LEAF_MAX
+        } else {
+            self.len as usize
+        };
+        let kept = mask::<{ 2 * LEAF_MAX - 1 }>(kept);
+        let kept = if kept > LEAF_MAX { LEAF_MAX } else { kept };
+        if read_bytes(key.as_mut_ptr(), kept, self.bytes) {
+            self.len
+        } else {
+            0
+        }
+    }
 }
 
 /// Copies the beginning of the name of a dentry; its whole length is returned, 0 for none.
 #[inline(always)]
 pub fn name_key(dentry: u64, key: &mut NameKey) -> u32 {
-    let Some((len, bytes)) = name(dentry) else {
-        return 0;
-    };
-    let kept = if len as usize > LEAF_MAX {
-        LEAF_MAX
-    } else {
-        len as usize
-    };
-    let kept = mask::<{ 2 * LEAF_MAX - 1 }>(kept);
-    let kept = if kept > LEAF_MAX { LEAF_MAX } else { kept };
-    if read_bytes(key.as_mut_ptr(), kept, bytes) {
-        len
-    } else {
-        0
+    Entry::of(dentry).map_or(0, |entry| entry.key(key))
+}
+
+/// What is read of a `struct inode`. All that is asked for lies in its first [`INODE_WORDS`], mostly.
+pub struct Inode<const N: usize>(Head<N>);
+
+/// See [`Inode`].
+pub const INODE_WORDS: usize = 11;
+
+impl<const N: usize> Inode<N> {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self(Head::new())
+    }
+
+    /// Reads the one at this address. False where it cannot be read.
+    #[inline(always)]
+    pub fn fill(&mut self, inode: u64) -> bool {
+        self.0.fill(inode)
+    }
+
+    /// Kind and permissions.
+    #[inline(always)]
+    pub fn mode(&self) -> u32 {
+        u32::from(self.0.get::<u16>(offset!(inode_mode)).unwrap_or(0))
+    }
+
+    /// Bytes.
+    #[inline(always)]
+    pub fn size(&self) -> u64 {
+        self.0.get(offset!(inode_size)).unwrap_or(0)
+    }
+
+    /// The device that it stands for, in the kernel's encoding.
+    #[inline(always)]
+    pub fn device(&self) -> u32 {
+        self.0.get(offset!(inode_rdev)).unwrap_or(0)
+    }
+
+    /// Device and number.
+    #[inline(always)]
+    pub fn key(&self) -> Option<InodeKey> {
+        Some(InodeKey {
+            ino: self.0.get(offset!(inode_ino))?,
+            dev: read(self.0.get(offset!(inode_sb))?, offset!(sb_dev))?,
+            pad: 0,
+        })
+    }
+
+    /// Fills in what is sent of it, but its name. False where it cannot be read.
+    #[inline(always)]
+    pub fn touch(&self, to: &mut Touched) -> bool {
+        let Some(key) = self.key() else {
+            return false;
+        };
+        to.ino = key.ino;
+        to.dev = key.dev;
+        to.nlink = self.0.get(offset!(inode_nlink)).unwrap_or(0);
+        to.mode = self.mode();
+        true
     }
 }
 
 /// Device and number of an inode.
 #[inline(always)]
 pub fn inode_key(inode: u64) -> Option<InodeKey> {
-    let sb: u64 = read(inode, offset!(inode_sb))?;
-    Some(InodeKey {
-        ino: read(inode, offset!(inode_ino))?,
-        dev: read(sb, offset!(sb_dev))?,
-        pad: 0,
-    })
+    let mut read = Inode::<INODE_WORDS>::new();
+    if read.fill(inode) { read.key() } else { None }
 }
 
 /// Fills in what is sent of an inode, but its name. False where it cannot be read.
 #[inline(always)]
 pub fn touch(to: &mut Touched, inode: u64) -> bool {
-    let Some(key) = inode_key(inode) else {
-        return false;
-    };
-    to.ino = key.ino;
-    to.dev = key.dev;
-    to.nlink = read(inode, offset!(inode_nlink)).unwrap_or(0);
-    to.mode = u32::from(read::<u16>(inode, offset!(inode_mode)).unwrap_or(0));
-    true
+    let mut read = Inode::<INODE_WORDS>::new();
+    read.fill(inode) && read.touch(to)
 }
 
 /// No inode.
-pub const UNTOUCHED: Touched = Touched {
-    ino: 0,
-    dev: 0,
-    nlink: 0,
-    mode: 0,
-    leaf_len: 0,
-    leaf: [0; LEAF_MAX],
-};
+pub const UNTOUCHED: Touched = Touched::NONE;

@@ -2,7 +2,7 @@
 
 use agentwatch_common::flow::{Endpoint, direction};
 
-use super::{offset, read};
+use super::{member, offset, read};
 
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
@@ -38,6 +38,70 @@ pub fn version(address: &[u8; 16]) -> u8 {
     } else {
         6
     }
+}
+
+/// `TCP_CLOSE` of `include/net/tcp_states.h`.
+pub const CLOSED: i32 = 7;
+/// `SOCK_DONE` of `enum sock_flags` (include/net/sock.h): the peer has said that no more comes.
+const SOCK_DONE: u64 = 1 << 1;
+
+/// The `struct sock` behind a `struct file` of a socket.
+#[inline(always)]
+pub fn behind(file: u64) -> Option<u64> {
+    let socket: u64 = read(file, offset!(file_private_data))?;
+    read(socket, offset!(socket_sk))
+}
+
+/// The v2 id of the cgroup that a socket belongs to: that of its maker.
+#[inline(always)]
+pub fn cgroup(sk: u64) -> Option<u64> {
+    let data = member(sk, offset!(sk_cgroup_data))?;
+    let cgroup: u64 = read(data, offset!(cgroup_data_cgroup))?;
+    // Before 5.15 the lowest bits say whether it is another thing.
+    if cgroup & 1 != 0 {
+        return None;
+    }
+    super::cgroup::id(cgroup & !3)
+}
+
+/// One of `TCP_*` of `include/net/tcp_states.h`.
+#[inline(always)]
+pub fn state(sk: u64) -> i32 {
+    i32::from(read::<u8>(sk, offset!(skc_state)).unwrap_or(0))
+}
+
+/// The peer's address and port.
+#[inline(always)]
+pub fn remote(sk: u64) -> Option<([u8; 16], u16)> {
+    let family: u16 = read(sk, offset!(skc_family))?;
+    let remote = if family == AF_INET {
+        mapped(read(sk, offset!(skc_daddr))?)
+    } else {
+        read(sk, offset!(skc_v6_daddr))?
+    };
+    Some((remote, u16::from_be(read(sk, offset!(skc_dport))?)))
+}
+
+/// Payload bytes that have come in. The kernel counts the peer's FIN as one.
+#[inline(always)]
+pub fn bytes_received(sk: u64) -> u64 {
+    let bytes: u64 = read(sk, offset!(tcp_bytes_received)).unwrap_or(0);
+    let flags: u64 = read(sk, offset!(skc_flags)).unwrap_or(0);
+    bytes.saturating_sub(u64::from(flags & SOCK_DONE != 0))
+}
+
+/// Payload bytes that have gone out, those that were sent again counted once.
+#[inline(always)]
+pub fn bytes_sent(sk: u64) -> u64 {
+    let bytes: u64 = read(sk, offset!(tcp_bytes_sent)).unwrap_or(0);
+    let again: u64 = read(sk, offset!(tcp_bytes_retrans)).unwrap_or(0);
+    bytes.saturating_sub(again)
+}
+
+/// Segments that were sent again.
+#[inline(always)]
+pub fn retransmits(sk: u64) -> u32 {
+    read(sk, offset!(tcp_total_retrans)).unwrap_or(0)
 }
 
 /// The two ends of the socket behind a `struct file`; `None` unless it is an IP socket.

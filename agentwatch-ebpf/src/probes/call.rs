@@ -18,6 +18,7 @@ use super::syscall;
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
+        regs::pick,
         sock::{self, AF_INET, AF_INET6},
         task,
     },
@@ -43,39 +44,8 @@ pub fn enter(ctx: &impl syscall::Call) {
     let Some(own) = tag::current() else {
         return;
     };
-    let Some(row) = ctx
-        .number()
-        .filter(|nr| *nr < SYSCALLS_LEN)
-        .and_then(|nr| CALL_ROWS.get(nr))
-        .copied()
-    else {
+    let Some(call) = told(ctx, own, |index| ctx.argument(index)) else {
         return;
-    };
-    if row.op == 0 {
-        return;
-    }
-    if row.filter != CallRow::NONE {
-        let value = ctx.argument(row.filter);
-        let told = if value < 64 {
-            row.told >> value & 1 != 0
-        } else {
-            value == u64::from(row.also)
-        };
-        if !told {
-            return;
-        }
-    }
-    let call = Entered {
-        task: own,
-        args: [
-            ctx.argument(0),
-            ctx.argument(1),
-            ctx.argument(2),
-            ctx.argument(3),
-            ctx.argument(4),
-            ctx.argument(5),
-        ],
-        row,
     };
     if CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0).is_err() {
         emit::count(own.agent, counter::EMITTED);
@@ -83,9 +53,54 @@ pub fn enter(ctx: &impl syscall::Call) {
     }
 }
 
-/// At the exit of the calls in the table.
+/// The call, if it is one that is told.
+#[inline(always)]
+fn told(ctx: &impl syscall::Call, task: Task, argument: impl Fn(u8) -> u64) -> Option<Entered> {
+    let nr = ctx.number()?;
+    if nr >= SYSCALLS_LEN {
+        return None;
+    }
+    let row = *CALL_ROWS.get(nr)?;
+    if row.op == 0 {
+        return None;
+    }
+    if row.filter != CallRow::NONE {
+        let value = argument(row.filter);
+        let told = if value < 64 {
+            row.told >> value & 1 != 0
+        } else {
+            value == u64::from(row.also)
+        };
+        if !told {
+            return None;
+        }
+    }
+    Some(Entered {
+        task,
+        args: [
+            argument(0),
+            argument(1),
+            argument(2),
+            argument(3),
+            argument(4),
+            argument(5),
+        ],
+        row,
+    })
+}
+
+/// At their exit. Where the kernel lets us, they are looked at here only.
 #[inline(always)]
 pub fn exit(ctx: &impl syscall::Call) {
+    if let Some(registers) = ctx.registers() {
+        let Some(own) = tag::current() else {
+            return;
+        };
+        if let Some(call) = told(ctx, own, |index| registers.argument(index)) {
+            returned(&call, ctx.result());
+        }
+        return;
+    }
     let id = bpf_get_current_pid_tgid();
     // SAFETY: this thread's own entry: nobody else writes it while the thread is here.
     let Some(call) = CALLS.get_ptr(&id).map(|call| unsafe { &*call }) else {
@@ -93,13 +108,6 @@ pub fn exit(ctx: &impl syscall::Call) {
     };
     returned(call, ctx.result());
     let _ = CALLS.remove(&id);
-}
-
-/// At the exit of such a call, where the arguments are at hand still: nothing needs to know of it before.
-#[inline(always)]
-pub fn whole(ctx: &impl syscall::Call) {
-    enter(ctx);
-    exit(ctx);
 }
 
 #[inline(always)]
@@ -139,21 +147,6 @@ fn returned(call: &Entered, result: i64) {
     } else {
         Way::Bulk
     });
-}
-
-/// One of six, 0 for [`CallRow::NONE`].
-#[inline(always)]
-fn pick(args: &[u64; 6], index: u8) -> u64 {
-    // By comparisons: the verifier follows those, and no index is out of bounds.
-    match index {
-        0 => args[0],
-        1 => args[1],
-        2 => args[2],
-        3 => args[3],
-        4 => args[4],
-        5 => args[5],
-        _ => 0,
-    }
 }
 
 /// Appends a string of the caller's, without its NUL.

@@ -1,15 +1,18 @@
 //! Cgroups: inheritance of the tag, and moves.
 
-use agentwatch_common::{kind, loss::counter, process::CgroupMove, tag::Task};
-use aya_ebpf::programs::RawTracePointContext;
+use agentwatch_common::{header::flag, kind, loss::counter, process::CgroupMove, tag::Task};
+use aya_ebpf::{helpers::generated::bpf_send_signal, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
 
 use crate::{
     emit,
     kernel::{cgroup, task},
-    maps::CGROUPS,
+    maps::{CGROUPS, DEFENDED},
     tag,
 };
+
+/// Of <signal.h>.
+const SIGKILL: u32 = 9;
 
 /// `cgroup_mkdir(struct cgroup *cgrp, const char *path)`
 ///
@@ -60,26 +63,45 @@ pub fn attach_task(ctx: &RawTracePointContext) {
         return;
     };
     let to_agent = tag::of_cgroup(id);
-    let own = match tag::of(tgid) {
+    let mover = tag::current();
+    let (agent, flags) = match tag::of(tgid) {
         // A task that leaves keeps its tag; one that goes to another agent does too: that it went is
         // told, and the agent that it came from answers for it.
-        Some(own) => own,
-        None if to_agent != 0 => {
-            tag::put(moved, tgid, to_agent, task::parent_tgid(moved).unwrap_or(0))
+        Some(own) => (own.agent, 0),
+        None if to_agent == 0 => return,
+        // A hostage: tagged, it would be stopped and killed as the agent's. Who took it is told.
+        None if tag::is_protected(moved, tgid) => {
+            (mover.map_or(to_agent, |mover| mover.agent), flag::PROTECTED)
         }
-        None => return,
+        None => {
+            tag::put(moved, tgid, to_agent, task::parent_tgid(moved).unwrap_or(0));
+            (to_agent, 0)
+        }
     };
-    emit::prio(
-        emit::header(kind::CGROUP_MOVE, &Task { ..own }),
-        |payload: *mut CgroupMove| {
-            // SAFETY: reserved memory of this type.
-            unsafe {
-                payload.write(CgroupMove {
-                    to: id,
-                    to_agent,
-                    moved: tgid,
-                });
-            };
-        },
-    );
+    // Who moves itself has its tag by now.
+    let mover = mover.or_else(tag::current).unwrap_or(Task {
+        start_ns: 0,
+        agent,
+        ppid: 0,
+    });
+    if flags & flag::PROTECTED != 0
+        && mover.start_ns != 0
+        && DEFENDED.get_ptr(&mover.agent).is_some()
+    {
+        // Userspace frees the hostage; that it is not taken again at once, only this can do.
+        // SAFETY: a number.
+        let _ = unsafe { bpf_send_signal(SIGKILL) };
+    }
+    let mut header = emit::header(kind::CGROUP_MOVE, &Task { agent, ..mover });
+    header.flags = flags;
+    emit::prio(header, |payload: *mut CgroupMove| {
+        // SAFETY: reserved memory of this type.
+        unsafe {
+            payload.write(CgroupMove {
+                to: id,
+                to_agent,
+                moved: tgid,
+            });
+        };
+    });
 }

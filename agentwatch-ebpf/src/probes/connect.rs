@@ -12,7 +12,7 @@ use aya_ebpf::{helpers::bpf_get_socket_cookie, programs::SockAddrContext};
 
 use super::deny;
 use crate::{
-    emit,
+    emit::{self, Way},
     kernel::sock::version,
     maps::{FLOWS, OWNERS, Owner, TRIGGERS},
     tag,
@@ -77,7 +77,13 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> bool {
         begin(&header, &endpoint);
     }
     let trigger = trigger(header.tgid, own.ppid);
-    emit::prio(header, |to: *mut Connect| {
+    // What answers to something from outside may be a way in: that is decided now.
+    let way = if trigger.cookie == 0 {
+        Way::PrioSoon
+    } else {
+        Way::Prio
+    };
+    emit::prio_by(way, header, |to: *mut Connect| {
         // SAFETY: reserved memory of this type.
         unsafe { to.write(Connect { endpoint, trigger }) };
     });

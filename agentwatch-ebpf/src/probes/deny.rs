@@ -14,14 +14,17 @@ use agentwatch_common::{
     tag::Task,
 };
 use aya_ebpf::{
-    helpers::generated::bpf_sysctl_get_name,
+    helpers::{bpf_get_current_cgroup_id, generated::bpf_sysctl_get_name},
     maps::lpm_trie::Key,
     programs::{DeviceContext, SockAddrContext, SockContext, SysctlContext},
 };
 
 use crate::{
     emit,
-    kernel::sock::{mapped, words},
+    kernel::{
+        config,
+        sock::{mapped, words},
+    },
     maps::{DENIED_DEVICES, DENIED_PEERS, DENIED_SYSCTLS, ENFORCED, REPEATS},
     tag,
 };
@@ -309,10 +312,33 @@ fn of_ip(kind: u32, protocol: u16) -> usize {
     }
 }
 
+/// Who uses a device or a sysctl.
+#[inline(always)]
+fn user() -> Option<Task> {
+    if config::device_process() {
+        tag::current_or_cgroup()
+    } else {
+        tag::by_current_cgroup()
+    }
+}
+
+/// The header of a record about that.
+#[inline(always)]
+fn header(own: &Task) -> Header {
+    if config::device_process() {
+        return emit::header(kind::DENIED, own);
+    }
+    Header {
+        // SAFETY: no arguments.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        ..emit::bare_header(kind::DENIED, own)
+    }
+}
+
 /// `BPF_CGROUP_DEVICE`: a device node is opened or made.
 #[inline(always)]
 pub fn may_use(ctx: &DeviceContext) -> bool {
-    let Some(own) = tag::current_or_cgroup() else {
+    let Some(own) = user() else {
         return true;
     };
     let Some(rules) = enforced(own.agent, enforce::DEVICES) else {
@@ -349,7 +375,7 @@ pub fn may_use(ctx: &DeviceContext) -> bool {
         access: access as u16,
         ..NOTHING
     };
-    refuse(&own, rules.flags, denied)
+    refuse_as(header(&own), rules.flags, denied)
 }
 
 #[inline(always)]
@@ -369,7 +395,7 @@ pub fn may_set(ctx: &SysctlContext) -> bool {
     if unsafe { (&raw const (*ctx.sysctl).write).read_volatile() } == 0 {
         return true;
     }
-    let Some(own) = tag::current_or_cgroup() else {
+    let Some(own) = user() else {
         return true;
     };
     let Some(rules) = enforced(own.agent, enforce::SYSCTL) else {
@@ -396,7 +422,7 @@ pub fn may_set(ctx: &SysctlContext) -> bool {
         return true;
     };
     let observed = rules.flags & enforce::OBSERVE != 0;
-    let header = emit::header(kind::DENIED, &own);
+    let header = header(&own);
     let Some(repeats) = to_send(&header, rule, op::SYSCTL) else {
         return observed;
     };

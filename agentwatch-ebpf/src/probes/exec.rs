@@ -65,7 +65,7 @@ pub fn exec(ctx: &RawTracePointContext) {
     if let Some((start, end)) = task::environment(current) {
         exec.env_len = strings(&out, start, end.saturating_sub(start), 0);
     }
-    out.send(Way::Prio);
+    out.send(Way::PrioSoon);
 }
 
 /// Appends a string of the kernel's, without its NUL.

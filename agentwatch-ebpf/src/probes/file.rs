@@ -8,19 +8,20 @@ use agentwatch_common::{
     loss::counter,
     tag::Task,
 };
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str,
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str},
 };
 
 use super::{budget, syscall::Call};
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
-        config, offset,
-        path::{self, Path, UNTOUCHED},
+        offset,
+        path::{self, INODE_WORDS, Inode, Path, UNTOUCHED},
         read, task,
     },
-    maps::{PENDING, PIECE_MAX, SENSITIVE_INODES, SYSCALLS},
+    maps::{IN_FLIGHT, IN_FLIGHT_CALLS, PENDING, PIECE_MAX, SYSCALLS},
     tag,
 };
 
@@ -28,24 +29,9 @@ use crate::{
 pub const AT_FDCWD: i32 = -100;
 /// `AT_REMOVEDIR` of <fcntl.h>.
 pub const AT_REMOVEDIR: u32 = 0x200;
-/// `EPERM` and `EACCES` of <errno.h>.
-const REFUSED: [i64; 2] = [-1, -13];
-
-/// Bits of `file->f_mode` (include/linux/fs.h).
-const FMODE_WRITE: u32 = 1 << 1;
-const FMODE_PATH: u32 = 1 << 14;
-const FMODE_CREATED: u32 = 1 << 20;
-/// `O_ACCMODE` of <fcntl.h>; 0 of it is `O_RDONLY`.
-const O_ACCMODE: u32 = 3;
-/// `O_TRUNC` of <fcntl.h>: the same number wherever Linux has BPF.
-const O_TRUNC: u32 = 0o1000;
-
 /// `S_IFMT` and `S_IFDIR` of <sys/stat.h>.
 pub const S_IFMT: u32 = 0o170_000;
 pub const S_IFDIR: u32 = 0o040_000;
-const S_IFCHR: u32 = 0o020_000;
-const S_IFBLK: u32 = 0o060_000;
-
 /// A call that has been entered and has not returned.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -64,9 +50,9 @@ pub struct Pending {
     /// The dentry of what is being made, where the kernel told.
     pub made: u64,
     /// Addresses of the names in the caller's memory.
-    name: u64,
+    pub name: u64,
     name2: u64,
-    dir: i32,
+    pub dir: i32,
     dir2: i32,
     pub fd: i32,
     pub flags: u32,
@@ -101,6 +87,55 @@ impl Pending {
             plain2: 0,
         }
     }
+
+    /// A call with these arguments.
+    #[inline(always)]
+    fn new(own: Task, call: &Syscall, argument: impl Fn(u8) -> u64) -> Self {
+        let mut pending = Self::on_fd(own, -1);
+        pending.op = call.op;
+        if call.fd != Syscall::NONE {
+            pending.fd = argument(call.fd) as i32;
+        }
+        pending.dir = directory(call, &argument);
+        if call.dir2 != Syscall::NONE {
+            pending.dir2 = argument(call.dir2) as i32;
+        }
+        pending.name = argument(call.name);
+        pending.name2 = argument(call.name2);
+        (pending.flags, pending.mode) = how(call, &argument);
+        pending.extra = argument(call.extra) as u32;
+        pending.plain2 = u16::from(call.plain2);
+        if pending.op == op::UNLINK && pending.flags & AT_REMOVEDIR != 0 {
+            pending.op = op::RMDIR;
+        }
+        pending
+    }
+}
+
+/// The descriptor that the name of a call is relative to.
+#[inline(always)]
+pub fn directory(call: &Syscall, argument: impl Fn(u8) -> u64) -> i32 {
+    if call.dir == Syscall::NONE {
+        AT_FDCWD
+    } else {
+        argument(call.dir) as i32
+    }
+}
+
+/// The flags and the mode that a call was made with.
+#[inline(always)]
+pub fn how(call: &Syscall, argument: impl Fn(u8) -> u64) -> (u32, u32) {
+    let flags = argument(call.flags);
+    if call.how == 0 {
+        return (call.fixed_flags | flags as u32, argument(call.mode) as u32);
+    }
+    // openat2: a `struct open_how` of which flags and mode are the first two members.
+    let how = flags as *const u64;
+    // SAFETY: the helper checks the address.
+    let flags = unsafe { bpf_probe_read_user(how) }.unwrap_or(0);
+    // SAFETY: as above.
+    let mode = unsafe { bpf_probe_read_user(how.wrapping_add(1)) }.unwrap_or(0);
+    (call.fixed_flags | flags as u32, mode as u32)
 }
 
 /// At the entry of the calls in the table.
@@ -109,51 +144,38 @@ pub fn enter(ctx: &impl Call) {
     let Some(own) = tag::current() else {
         return;
     };
-    let Some(call) = syscall(ctx) else {
+    let Some(call) = row(ctx) else {
         return;
     };
-    let mut pending = Pending::on_fd(own, -1);
-    pending.op = call.op;
-    if call.fd != Syscall::NONE {
-        pending.fd = ctx.argument(call.fd) as i32;
+    let pending = Pending::new(own, &call, |index| ctx.argument(index));
+    begin(&pending);
+}
+
+/// Remembers a call until its exit.
+#[inline(always)]
+pub fn begin(call: &Pending) {
+    let id = bpf_get_current_pid_tgid();
+    if PENDING.insert(&id, call, BPF_NOEXIST.into()).is_ok() {
+        in_flight(1);
+    } else if PENDING.insert(&id, call, 0).is_err() {
+        // Full; else one that never returned was there.
+        emit::count(call.task.agent, counter::EMITTED);
+        emit::count(call.task.agent, counter::LOST_CALLS_FULL);
     }
-    if call.dir != Syscall::NONE {
-        pending.dir = ctx.argument(call.dir) as i32;
-    }
-    if call.dir2 != Syscall::NONE {
-        pending.dir2 = ctx.argument(call.dir2) as i32;
-    }
-    pending.name = ctx.argument(call.name);
-    pending.name2 = ctx.argument(call.name2);
-    pending.mode = ctx.argument(call.mode) as u32;
-    pending.extra = ctx.argument(call.extra) as u32;
-    pending.plain2 = u16::from(call.plain2);
-    pending.flags = call.fixed_flags;
-    if call.how == 0 {
-        pending.flags |= ctx.argument(call.flags) as u32;
-    } else {
-        // openat2: a `struct open_how` of which flags and mode are the first two members.
-        let how = ctx.argument(call.flags) as *const u64;
-        // SAFETY: the helper checks the address.
-        pending.flags |= unsafe { bpf_probe_read_user(how) }.unwrap_or(0) as u32;
-        // SAFETY: as above.
-        pending.mode = unsafe { bpf_probe_read_user(how.wrapping_add(1)) }.unwrap_or(0) as u32;
-    }
-    if pending.op == op::UNLINK && pending.flags & AT_REMOVEDIR != 0 {
-        pending.op = op::RMDIR;
-    }
-    if PENDING
-        .insert(&bpf_get_current_pid_tgid(), &pending, 0)
-        .is_err()
-    {
-        emit::count(own.agent, counter::EMITTED);
-        emit::count(own.agent, counter::LOST_CALLS_FULL);
+}
+
+/// Adds to the number of calls that are in flight.
+#[inline(always)]
+fn in_flight(calls: u64) {
+    if let Some(number) = IN_FLIGHT.get_ptr_mut(IN_FLIGHT_CALLS) {
+        // SAFETY: a word of a map.
+        unsafe { emit::add(number, calls) };
     }
 }
 
 /// The row of the table for this call.
 #[inline(always)]
-fn syscall(ctx: &impl Call) -> Option<Syscall> {
+pub fn row(ctx: &impl Call) -> Option<Syscall> {
     let nr = ctx.number()?;
     if nr >= SYSCALLS_LEN {
         return None;
@@ -175,38 +197,14 @@ pub fn entered<'a>() -> Option<&'a Pending> {
 /// Forgets the call.
 #[inline(always)]
 pub fn done() {
-    let _ = PENDING.remove(&bpf_get_current_pid_tgid());
+    if PENDING.remove(&bpf_get_current_pid_tgid()).is_ok() {
+        in_flight(u64::MAX);
+    }
 }
 
-/// At the exit of the calls in the table.
+/// At the exit of those that open no file.
 #[inline(always)]
 pub fn exit(ctx: &impl Call) {
-    let Some(call) = entered() else {
-        return;
-    };
-    let result = ctx.result();
-    if call.op == op::OPEN {
-        open(call, result);
-    } else {
-        change(call, result);
-    }
-    done();
-}
-
-/// At the exit of a call that opens a file, where the arguments are at hand still: nothing needs to know
-/// of it before.
-#[inline(always)]
-pub fn exit_open(ctx: &impl Call) {
-    enter(ctx);
-    if let Some(call) = entered() {
-        open(call, ctx.result());
-        done();
-    }
-}
-
-/// At the exit of any other call upon a file.
-#[inline(always)]
-pub fn exit_change(ctx: &impl Call) {
     if let Some(call) = entered() {
         change(call, ctx.result());
         done();
@@ -224,129 +222,6 @@ fn record<'a>(call: &Pending, result: i64) -> Option<(Builder<FileOp>, &'a mut F
     file.extra = call.extra;
     file.op = call.op;
     Some((out, file))
-}
-
-#[inline(always)]
-fn open(call: &Pending, result: i64) {
-    if result < 0 {
-        // Failed opens for reading are the loader looking for libraries, mostly; refused ones are
-        // not.
-        let refused = result == REFUSED[0] || result == REFUSED[1];
-        if (call.flags & O_ACCMODE != 0 || refused)
-            && let Some((out, file)) = record(call, result)
-        {
-            names(&out, call, file);
-            out.send(Way::Bulk);
-        }
-        return;
-    }
-    opened(&call.task, result as i32, call.flags, call.mode, 0);
-}
-
-/// A process got a descriptor of a file. `bits`: more of [`FileOp::state`].
-#[inline(always)]
-pub fn opened(own: &Task, fd: i32, flags: u32, asked_mode: u32, bits: u32) {
-    let Some(opened) = task::file(task::current(), fd) else {
-        return; // closed by another thread meanwhile
-    };
-    let mode: u32 = read(opened, offset!(file_mode)).unwrap_or(0);
-    if mode & FMODE_PATH != 0 {
-        return; // a place, not an open file
-    }
-    let write = mode & FMODE_WRITE != 0;
-    emit::count(
-        own.agent,
-        if write {
-            counter::OPENS_WRITE
-        } else {
-            counter::OPENS_READ
-        },
-    );
-    let inode: u64 = read(opened, offset!(file_inode)).unwrap_or(0);
-    let Some(path) = Path::of_file(opened) else {
-        return;
-    };
-    let kind = read::<u16>(inode, offset!(inode_mode)).unwrap_or(0);
-    let device = device(kind, inode);
-    if !write && device == 0 && !config::send_all_reads() && !is_sensitive(&path, inode) {
-        return;
-    }
-    let Some(out) = Builder::<FileOp>::new(kind::FILE, own) else {
-        return;
-    };
-    let file = out.payload();
-    file.result = fd;
-    file.open_flags = flags;
-    file.mode = asked_mode;
-    file.op = op::OPEN;
-    file.state = bits;
-    path::touch(&mut file.target, inode);
-    file.size = read(inode, offset!(inode_size)).unwrap_or(0);
-    file.state |= if write {
-        state::WRITE
-    } else {
-        state::SENSITIVE
-    };
-    if mode & FMODE_CREATED != 0 {
-        file.state |= state::CREATED;
-        if let Some(key) = path::inode_key(inode) {
-            budget::made(own.agent, key);
-        }
-    }
-    if device != 0 {
-        file.state |= state::DEVICE;
-        file.extra = device;
-    }
-    file.path_len = path.write(&out, flag::PATH_CUT).len;
-    let truncates = write && flags & O_TRUNC != 0 && mode & FMODE_CREATED == 0;
-    out.send(if write && !truncates {
-        Way::Bulk
-    } else {
-        Way::BulkSoon
-    });
-    if truncates && let Some(key) = path::inode_key(inode) {
-        let folder = read(path.dentry, offset!(dentry_parent)).unwrap_or(0);
-        budget::take_away(own, budget::is_own(own.agent, key), folder);
-    }
-}
-
-/// The device that an inode stands for, in the kernel's encoding; 0 for none, and for those that
-/// everybody opens all day (Documentation/admin-guide/devices.txt): null, zero, full, random, urandom,
-/// and terminals.
-#[inline(always)]
-fn device(mode: u16, inode: u64) -> u32 {
-    let kind = u32::from(mode) & S_IFMT;
-    if kind != S_IFCHR && kind != S_IFBLK {
-        return 0;
-    }
-    let device: u32 = read(inode, offset!(inode_rdev)).unwrap_or(0);
-    let (major, minor) = (device >> 20, device & 0xf_ffff);
-    let everyday = match major {
-        1 => matches!(minor, 3 | 5 | 7 | 8 | 9),
-        4 | 5 | 136..=143 => true,
-        _ => false,
-    };
-    if kind == S_IFCHR && everyday {
-        0
-    } else {
-        device
-    }
-}
-
-/// Whether an open for reading may be one that the policy wants to know of: by its inode, or by one
-/// of its last names. Userspace compares the whole path.
-#[inline(always)]
-fn is_sensitive(path: &Path, inode: u64) -> bool {
-    let mode: u16 = read(inode, offset!(inode_mode)).unwrap_or(0);
-    if u32::from(mode) & S_IFMT == S_IFDIR {
-        return false;
-    }
-    if let Some(key) = path::inode_key(inode)
-        && SENSITIVE_INODES.get_ptr(&key).is_some()
-    {
-        return true;
-    }
-    path.has_sensitive_name()
 }
 
 /// Everything but open.
@@ -368,9 +243,11 @@ fn change(call: &Pending, result: i64) {
     file.second = call.touched[1];
     if call.fd >= 0 {
         if let Some(open) = task::file(task::current(), call.fd) {
-            let inode: u64 = read(open, offset!(file_inode)).unwrap_or(0);
-            path::touch(&mut file.target, inode);
-            file.size = read(inode, offset!(inode_size)).unwrap_or(0);
+            let mut inode = Inode::<INODE_WORDS>::new();
+            if inode.fill(read(open, offset!(file_inode)).unwrap_or(0)) {
+                inode.touch(&mut file.target);
+                file.size = inode.size();
+            }
             if let Some(path) = Path::of_file(open) {
                 file.path_len = path.write(&out, flag::PATH_CUT).len;
             }
@@ -446,7 +323,7 @@ fn mount(call: &Pending) -> Option<u64> {
 fn names(out: &Builder<FileOp>, call: &Pending, file: &mut FileOp) {
     // Where a link in the last component is followed, that component is not the file's name.
     let follows = matches!(call.op, op::CHMOD | op::CHOWN | op::XATTR | op::TRUNCATE);
-    let folder = known(call.parent, call.mount).filter(|_| !follows && call.op != op::OPEN);
+    let folder = known(call.parent, call.mount).filter(|_| !follows);
     if folder.is_some() {
         file.state |= state::BASE_RESOLVED;
     }
@@ -493,7 +370,7 @@ pub fn base(dir: i32) -> Option<Path> {
 /// Appends one base (the folder that is known, else what the name is relative to) and one name:
 /// lengths, and whether the name is absolute.
 #[inline(always)]
-fn name(out: &Builder<FileOp>, dir: i32, name: u64, known: Option<Path>) -> (u16, u16, bool) {
+pub fn name(out: &Builder<FileOp>, dir: i32, name: u64, known: Option<Path>) -> (u16, u16, bool) {
     // SAFETY: the helper checks the address.
     let first = unsafe { bpf_probe_read_user(name as *const u8) }.unwrap_or(0);
     let absolute = first == b'/';

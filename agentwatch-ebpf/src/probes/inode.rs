@@ -6,7 +6,7 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext
 use super::budget;
 use crate::{
     kernel::{offset, path, read, task},
-    maps::{PENDING, URING_DELETES},
+    maps::{IN_FLIGHT, IN_FLIGHT_CALLS, IN_FLIGHT_URING, PENDING, URING_DELETES},
     probes::file::{S_IFDIR, S_IFMT},
     tag,
 };
@@ -19,6 +19,10 @@ use crate::{
 /// after the file system's own work (fs/namei.c, `vfs_unlink` and `vfs_rename`).
 #[inline(always)]
 pub fn changed(ctx: &RawTracePointContext) {
+    let is = |what: u32| IN_FLIGHT.get(what).is_some_and(|n| *n != 0);
+    if !is(IN_FLIGHT_CALLS) && !is(IN_FLIGHT_URING) {
+        return;
+    }
     let id = bpf_get_current_pid_tgid();
     let Some(pending) = PENDING.get_ptr_mut(&id) else {
         if task::is_uring_worker(task::current()) {

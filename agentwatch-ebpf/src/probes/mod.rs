@@ -1,5 +1,6 @@
 //! The programs, by subject.
 
+pub mod borrowed;
 pub mod budget;
 pub mod call;
 pub mod cgroup;
@@ -9,6 +10,8 @@ pub mod file;
 pub mod head;
 pub mod hold;
 pub mod inode;
+pub mod mapped;
+pub mod open;
 pub mod packet;
 pub mod passed;
 pub mod path;
@@ -17,6 +20,7 @@ pub mod signal;
 pub mod socket;
 pub mod syscall;
 pub mod tcp;
+pub mod thin;
 pub mod uring;
 
 // Denial.

@@ -1,9 +1,17 @@
 //! Sockets that a process gets from another one, by a message with `SCM_RIGHTS` (unix(7)).
 
-use agentwatch_common::{flow::Endpoint, kind, tag::Task};
+use agentwatch_common::{
+    flow::{Endpoint, close},
+    kind,
+    tag::Task,
+};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
 
-use super::{file::S_IFMT, syscall::Call};
+use super::{
+    borrowed::{self, User},
+    file::S_IFMT,
+    syscall::Call,
+};
 use crate::{
     emit,
     kernel::{offset, read, sock, task},
@@ -59,8 +67,9 @@ pub fn exit(ctx: &impl Call) {
 pub fn whole(ctx: &impl Call) {
     if let Some(own) = tag::current()
         && ctx.result() >= 0
+        && let Some(registers) = ctx.registers()
     {
-        look(&own, ctx.argument(1));
+        look(&own, registers.argument(1));
     }
 }
 
@@ -111,16 +120,20 @@ fn received(own: &Task, fd: i32) {
     if u32::from(mode) & S_IFMT != S_IFSOCK {
         return;
     }
-    let Some(ends) = sock::of_file(file) else {
+    let Some(mut ends) = sock::of_file(file) else {
         return;
     };
-    emit::prio(
-        emit::header(kind::SOCKET_RECEIVED, own),
-        |to: *mut Endpoint| {
-            // SAFETY: reserved memory of this type.
-            unsafe { to.write(ends) };
-        },
-    );
+    let header = emit::header(kind::SOCKET_RECEIVED, own);
+    let user = User {
+        task: own,
+        tgid: header.tgid,
+        uid: header.uid,
+    };
+    borrowed::take_down(&user, file, &mut ends, close::RECEIVED, true);
+    emit::prio(header, |to: *mut Endpoint| {
+        // SAFETY: reserved memory of this type.
+        unsafe { to.write(ends) };
+    });
 }
 
 #[inline(always)]

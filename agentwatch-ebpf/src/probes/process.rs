@@ -7,10 +7,11 @@ use agentwatch_common::{
 };
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
 
+use super::file;
 use crate::{
-    emit,
+    emit::{self, Way},
     kernel::{self, task},
-    maps::{CALLS, PENDING, RECEIVING, TASKS, TRIGGERS},
+    maps::{CALLS, RECEIVING, TASKS, TRIGGERS},
     tag,
 };
 
@@ -44,7 +45,7 @@ pub fn fork(ctx: &RawTracePointContext) {
     let child_cgroup = kernel::cgroup::of_task(child).unwrap_or(0);
     let parent_start_ns = parent.map_or(0, |parent: Task| parent.start_ns);
     let namespaces = task::new_namespaces(ctx.arg(0), child);
-    emit::prio(header, |fork: *mut Fork| {
+    emit::prio_by(Way::PrioLater, header, |fork: *mut Fork| {
         // SAFETY: reserved memory of this type.
         unsafe {
             fork.write(Fork {
@@ -66,7 +67,7 @@ pub fn exit(ctx: &RawTracePointContext) {
     let current: u64 = ctx.arg(0);
     // A thread that is killed never returns from its call.
     let id = bpf_get_current_pid_tgid();
-    let _ = PENDING.remove(&id);
+    file::done();
     let _ = CALLS.remove(&id);
     let _ = RECEIVING.remove(&id);
     if !task::is_last_thread(current) {
@@ -81,7 +82,8 @@ pub fn exit(ctx: &RawTracePointContext) {
     let (utime_ns, stime_ns) = task::cpu_ns(current);
     let status = task::exit_status(current);
     let max_rss_pages = task::max_rss_pages(current);
-    emit::prio(emit::header(kind::EXIT, &own), |exit: *mut Exit| {
+    let header = emit::header(kind::EXIT, &own);
+    emit::prio_by(Way::PrioLater, header, |exit: *mut Exit| {
         // SAFETY: reserved memory of this type.
         unsafe {
             exit.write(Exit {

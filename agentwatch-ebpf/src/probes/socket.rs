@@ -1,26 +1,23 @@
 //! Sockets in their process's context: listen, accept, release.
 
 use agentwatch_common::{
-    flow::{Endpoint, direction, state},
+    flow::{Endpoint, close, direction, state},
     kind,
-    loss::counter,
     tag::Task,
 };
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_get_socket_cookie},
-    programs::SockContext,
-};
+use aya_ebpf::{helpers::bpf_get_socket_cookie, programs::SockContext};
 
 use super::{
+    borrowed::{self, User},
     connect::{is_datagram, tcp_key},
     file::{self, Pending},
     syscall::Call,
     tcp,
 };
 use crate::{
-    emit,
+    emit::{self, Way},
     kernel::{sock, task},
-    maps::{FLOWS, OWNERS, PENDING},
+    maps::{FLOWS, OWNERS},
     tag,
 };
 
@@ -31,13 +28,7 @@ pub fn listen_enter(ctx: &impl Call) {
         return;
     };
     let call = Pending::on_fd(own, ctx.argument(0) as i32);
-    if PENDING
-        .insert(&bpf_get_current_pid_tgid(), &call, 0)
-        .is_err()
-    {
-        emit::count(own.agent, counter::EMITTED);
-        emit::count(own.agent, counter::LOST_CALLS_FULL);
-    }
+    file::begin(&call);
 }
 
 /// At its exit.
@@ -53,8 +44,10 @@ pub fn listen_exit(ctx: &impl Call) {
 /// At its exit, where the descriptor is at hand still.
 #[inline(always)]
 pub fn listen_whole(ctx: &impl Call) {
-    if let Some(own) = tag::current() {
-        listened(&own, ctx.argument(0) as i32, ctx.result());
+    if let Some(own) = tag::current()
+        && let Some(registers) = ctx.registers()
+    {
+        listened(&own, registers.argument(0) as i32, ctx.result());
     }
 }
 
@@ -81,11 +74,21 @@ pub fn accept_exit(ctx: &impl Call) {
 /// A process got a descriptor of a connection.
 #[inline(always)]
 pub fn accepted(own: &Task, fd: i32) {
-    let Some(mut ends) = task::file(task::current(), fd).and_then(sock::of_file) else {
+    let Some(file) = task::file(task::current(), fd) else {
+        return;
+    };
+    let Some(mut ends) = sock::of_file(file) else {
         return;
     };
     ends.direction = direction::IN;
     let header = emit::header(kind::ACCEPT, own);
+    // It has the cgroup of its listener, which may be from before the agent.
+    let user = User {
+        task: own,
+        tgid: header.tgid,
+        uid: header.uid,
+    };
+    borrowed::take_down(&user, file, &mut ends, close::INHERITED, false);
     if let Some(flow) = FLOWS.get_ptr_mut(&tcp_key(ends.cookie)) {
         // SAFETY: an entry of the map. A packet may be counted at the same time; it does not write
         // these fields once the agent is set.
@@ -135,7 +138,8 @@ pub fn release(ctx: &SockContext) {
         version: 0,
         pad: 0,
     };
-    emit::prio(emit::header(kind::SOCK_CLOSE, &own), |to: *mut Endpoint| {
+    let header = emit::header(kind::SOCK_CLOSE, &own);
+    emit::prio_by(Way::PrioLater, header, |to: *mut Endpoint| {
         // SAFETY: reserved memory of this type.
         unsafe { to.write(ends) };
     });

@@ -3,21 +3,24 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::bpf_probe_read_kernel,
     programs::{FEntryContext, FExitContext, TracePointContext},
 };
 
-use crate::kernel::config;
+use crate::kernel::{config, regs::Registers};
 
 /// A system call, as its program gets it.
 pub trait Call {
     /// Its number; `None` where that cannot be read.
     fn number(&self) -> Option<u32>;
 
-    /// One argument of six, by its index; 0 for any other index (`Syscall::NONE`, `CallRow::NONE`).
+    /// At entry: one argument of six, by its index; 0 for any other index (`Syscall::NONE`,
+    /// `CallRow::NONE`).
     fn argument(&self, index: u8) -> u64;
 
-    /// What it returned. At entry there is no such thing, and what this gives means nothing.
+    /// At exit: the registers with the arguments, where they are at hand still.
+    fn registers(&self) -> Option<Registers>;
+
+    /// At exit: what it returned.
     fn result(&self) -> i64;
 }
 
@@ -44,6 +47,11 @@ impl Call for TracePointContext {
     }
 
     #[inline(always)]
+    fn registers(&self) -> Option<Registers> {
+        config::args_at_exit().then(Registers::current)
+    }
+
+    #[inline(always)]
     fn result(&self) -> i64 {
         // SAFETY: the context of a `sys_exit` tracepoint has the result there.
         unsafe { self.read_at(ARGS_AT) }.unwrap_or(0)
@@ -51,10 +59,9 @@ impl Call for TracePointContext {
 }
 
 /// The trampoline tier: at the entry or the exit of the function that does the call, `long
-/// __x64_sys_NAME(const struct pt_regs *regs)` (`arch/x86/include/asm/syscall_wrapper.h`; `__arm64_sys_`
-/// likewise). The arguments are in the registers as the caller left them, at exit too.
+/// __x64_sys_NAME(const struct pt_regs *regs)` (`arch/x86/include/asm/syscall_wrapper.h`).
 pub struct Function {
-    registers: u64,
+    registers: Registers,
     result: i64,
 }
 
@@ -63,7 +70,7 @@ impl Function {
     #[inline(always)]
     pub fn entry(ctx: &FEntryContext) -> Self {
         Self {
-            registers: ctx.arg(0),
+            registers: Registers::at(ctx.arg(0)),
             result: 0,
         }
     }
@@ -73,31 +80,27 @@ impl Function {
     #[inline(always)]
     pub fn exit(ctx: &FExitContext) -> Self {
         Self {
-            registers: ctx.arg(0),
+            registers: Registers::at(ctx.arg(0)),
             // SAFETY: the context of an fexit program for a function with one argument is two words.
             result: unsafe { ctx.as_ptr().cast::<i64>().add(1).read() },
         }
-    }
-
-    #[inline(always)]
-    fn register(&self, at: u32) -> Option<u64> {
-        // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel((self.registers + u64::from(at)) as *const u64) }.ok()
     }
 }
 
 impl Call for Function {
     #[inline(always)]
     fn number(&self) -> Option<u32> {
-        self.register(config::number_at())
-            .map(|number| number as u32)
+        Some(self.registers.number())
     }
 
     #[inline(always)]
     fn argument(&self, index: u8) -> u64 {
-        config::argument_at(index)
-            .and_then(|at| self.register(at))
-            .unwrap_or(0)
+        self.registers.argument(index)
+    }
+
+    #[inline(always)]
+    fn registers(&self) -> Option<Registers> {
+        Some(self.registers)
     }
 
     #[inline(always)]

@@ -18,7 +18,7 @@ use aya_ebpf::{
 
 use super::connect::tcp_key;
 use crate::{
-    emit,
+    emit::{self, Way},
     kernel::sock::{AF_INET, mapped, version, words},
     maps::FLOWS,
 };
@@ -176,7 +176,8 @@ pub fn endpoint(cookie: u64, flow: &FlowState, proto: u8) -> Endpoint {
 #[inline(always)]
 pub fn opened(cookie: u64, flow: &FlowState, proto: u8) {
     let ends = endpoint(cookie, flow, proto);
-    emit::prio(header(kind::FLOW_OPEN, flow), |to: *mut Endpoint| {
+    let header = header(kind::FLOW_OPEN, flow);
+    emit::prio_by(Way::PrioLater, header, |to: *mut Endpoint| {
         // SAFETY: reserved memory of this type.
         unsafe { to.write(ends) };
     });
@@ -187,7 +188,9 @@ fn closed(ctx: &SockOpsContext) {
     let key = key(ctx);
     // SAFETY: copied out at once; the connection is over.
     if let Some(flow) = (unsafe { FLOWS.get(&key) }).copied() {
-        end(&key, &flow);
+        // SAFETY: the context, in a field that is there for a full socket, and this is one.
+        let again = unsafe { (&raw const (*ctx.ops).total_retrans).read_volatile() };
+        end(&key, &flow, Some(again));
     }
 }
 
@@ -200,20 +203,28 @@ pub fn released(cookie: u64) {
     if let Some(flow) = (unsafe { FLOWS.get(&key) }).copied()
         && flow.flags & state::ESTABLISHED == 0
     {
-        end(&key, &flow);
+        end(&key, &flow, None);
     }
 }
 
 /// Forgets a flow and tells of its end.
 #[inline(always)]
-fn end(key: &FlowKey, flow: &FlowState) {
+fn end(key: &FlowKey, flow: &FlowState, retransmits: Option<u32>) {
     // Of two that see the end, the one that removes it tells.
     if FLOWS.remove(key).is_err() || flow.agent == 0 {
         return; // or: nothing came, nobody took it
     }
     let ends = endpoint(key.cookie, flow, 6);
-    let established = flow.flags & state::ESTABLISHED != 0;
-    emit::prio(header(kind::FLOW_CLOSE, flow), |to: *mut FlowClose| {
+    let mut state = if flow.flags & state::ESTABLISHED != 0 {
+        close::ESTABLISHED
+    } else {
+        0
+    };
+    if retransmits.is_some() {
+        state |= close::RETRANSMITS;
+    }
+    let header = header(kind::FLOW_CLOSE, flow);
+    emit::prio_by(Way::PrioLater, header, |to: *mut FlowClose| {
         // SAFETY: reserved memory of this type.
         unsafe {
             to.write(FlowClose {
@@ -221,8 +232,8 @@ fn end(key: &FlowKey, flow: &FlowState) {
                 bytes_in: flow.bytes_in,
                 bytes_out: flow.bytes_out,
                 open_ns: flow.open_ns,
-                state: if established { close::ESTABLISHED } else { 0 },
-                pad: 0,
+                state,
+                retransmits: retransmits.unwrap_or(0),
             });
         }
     });

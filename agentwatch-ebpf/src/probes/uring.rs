@@ -13,12 +13,12 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, programs::RawTrace
 
 use super::{
     file::{self, AT_REMOVEDIR},
-    socket,
+    open, socket,
 };
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{config, offset, read, task},
-    maps::{PIECE_MAX, URING, URING_DELETES},
+    maps::{IN_FLIGHT, IN_FLIGHT_URING, PIECE_MAX, URING, URING_DELETES},
     tag,
 };
 
@@ -99,6 +99,7 @@ pub fn submit(ctx: &RawTracePointContext) {
             let names = names(request, opcode);
             if names.op == op::UNLINK || names.op == op::RENAME {
                 let _ = URING_DELETES.insert(&tag::tgid(), &1, 0);
+                let _ = IN_FLIGHT.set(IN_FLIGHT_URING, 1, 0);
             }
             tell(&own, request, &names);
             entry.told = 1;
@@ -268,7 +269,7 @@ pub fn complete(ctx: &RawTracePointContext) {
     }
     if result >= 0 {
         let Request { flags, mode, .. } = entry;
-        file::opened(&entry.task, result as i32, flags, mode, state::URING);
+        open::opened::<0, 0>(&entry.task, result as i32, flags, mode, state::URING);
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Output, TierArgs, canary};
-use crate::probe::{Capability, Options, Probe, offsets, support, tiers};
+use crate::probe::{Capability, Options, Probe, memory::MapMemory, offsets, support, tiers};
 
 /// Say what works on this kernel, what does not and why.
 ///
@@ -229,7 +229,7 @@ fn programs(tier: tiers::Limit) -> Vec<Check> {
             )];
         }
     };
-    let mut checks = Vec::new();
+    let mut checks = vec![memory(&probe)];
     let mut seen: Vec<&str> = Vec::new();
     for capability in &probe.capabilities {
         let gives = capability.gives.as_str();
@@ -290,6 +290,46 @@ fn programs(tier: tiers::Limit) -> Vec<Check> {
     // Where no process can be made this has waited, which is all the same here.
     let _ = probe.leave();
     checks
+}
+
+/// How many maps are named.
+const LARGEST: usize = 4;
+
+/// What the maps take.
+fn memory(probe: &Probe) -> Check {
+    let what = "memory of maps";
+    let maps = match probe.memory() {
+        Ok(maps) => maps,
+        Err(error) => return check(what, State::Partial, format!("not known: {error:#}")),
+    };
+    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20);
+    let sum = |of: &dyn Fn(&MapMemory) -> u64| mib(maps.iter().map(of).sum());
+    let of_agents: Vec<&MapMemory> = maps.iter().filter(|map| !map.of_policies).collect();
+    let full = of_agents.iter().map(|map| map.full).sum();
+    let largest: Vec<String> = of_agents
+        .iter()
+        .take(LARGEST)
+        .map(|map| {
+            let unit = if map.name.starts_with("EVENTS_") {
+                ""
+            } else {
+                " entries"
+            };
+            format!("{} {} ({}{unit})", map.name, mib(map.full), map.entries)
+        })
+        .collect();
+    check(
+        what,
+        State::Ok,
+        format!(
+            "{} now; {} when agents have filled what they can, and what a policy denies at most {} more; \
+             the largest: {}; `run --map-memory` changes it",
+            sum(&|map| map.now),
+            mib(full),
+            sum(&|map| if map.of_policies { map.full } else { 0 }),
+            largest.join(", ")
+        ),
+    )
 }
 
 /// What the hooks of a capability that work, or else all of them, rest on.

@@ -70,6 +70,8 @@ impl Sink for Collected {
         None
     }
 
+    fn free_hostages(&mut self) {}
+
     fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
 
     fn survivors(&self, _: u32) -> Vec<ProcessKey> {

@@ -90,6 +90,10 @@ pub struct RunArgs {
     /// Show the kernel programs' own diagnostics: 1 errors … 5 traces
     #[arg(long, value_name = "LEVEL", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
     kernel_log: u8,
+    /// What the kernel's maps may take at most, MiB: more where an agent has very many processes,
+    /// connections or events at once. The nearest power of two below it counts
+    #[arg(long, value_name = "MIB", default_value_t = probe::memory::DEFAULT_MIB, value_parser = clap::value_parser!(u32).range(probe::memory::MIB))]
+    map_memory: u32,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -178,6 +182,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         policy,
         probe: probe::Options {
             kernel_log: args.kernel_log,
+            map_mib: args.map_memory,
             tier: args.tier.tier,
             ..probe::Options::DEFAULT
         },
@@ -360,6 +365,9 @@ fn watch(plan: Plan, outputs: Outputs, task: &Task<'_>) -> Result<(Outputs, Ende
         // Signals are ours from here on: none may end agentwatch while an agent runs.
         let mut signals = Signals::new()?;
         let mut session = Session::start(plan, outputs)?;
+        if matches!(task, Task::Command { .. }) {
+            session.pass_on_sockets();
+        }
         let (change, failure, left) = match task {
             Task::Command {
                 command,

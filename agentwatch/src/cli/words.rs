@@ -48,8 +48,10 @@ pub fn what(row: &Row) -> String {
             row.number("signal").unwrap_or(0),
             row.number("target_pid").unwrap_or(0)
         ),
-        "connect" | "accept" | "listen" | "socket_received" | "flow_open" | "flow_data"
-        | "flow_close" | "tls" | "dns" | "http" | "ssh" | "stratum" => flow(row, &failed),
+        "connect" | "accept" | "listen" | "socket_received" | "socket_inherited" | "flow_open"
+        | "flow_data" | "flow_close" | "tls" | "dns" | "http" | "ssh" | "stratum" => {
+            flow(row, &failed)
+        }
         _ if row.path.is_some() => file(row, path, &failed),
         _ => format!("{}{failed}", facts(row)),
     }
@@ -67,13 +69,18 @@ fn file(row: &Row, path: &str, failed: &str) -> String {
             } else {
                 "for reading"
             };
-            format!("{path}  {how}{failed}")
+            let times = match row.number("count") {
+                Some(count) => format!(", {count} times"),
+                None => String::new(),
+            };
+            format!("{path}  {how}{times}{failed}")
         }
         "rename" => format!("{path} → {path2}{failed}"),
         "link" => format!("{path2} is {path} too{failed}"),
         "symlink" => format!("{path2} leads to {path}{failed}"),
         "chmod" => format!("{path}  to {:o}{failed}", row.number("mode").unwrap_or(0)),
         "mount" => format!("{path2} at {path}{failed}"),
+        "mmap_exec" => format!("{path}  as code"),
         "pivot_root" => format!("{path}, the old root at {path2}{failed}"),
         "xattr" => format!("{path}  {}{failed}", row.told("attribute").unwrap_or("?")),
         _ => format!("{path}{failed}"),
@@ -99,6 +106,10 @@ fn flow(row: &Row, failed: &str) -> String {
             "{protocol} {} with {remote}, by a message",
             row.local.as_deref().unwrap_or("?")
         ),
+        "socket_inherited" => format!(
+            "{protocol} {} with {remote}, from before",
+            row.local.as_deref().unwrap_or("?")
+        ),
         "listen" => format!("{protocol} at {}", row.local.as_deref().unwrap_or("?")),
         "flow_open" => format!("{protocol} {} {remote}", arrow(row)),
         "flow_data" => format!(
@@ -109,10 +120,14 @@ fn flow(row: &Row, failed: &str) -> String {
             row.told("head").unwrap_or_default()
         ),
         "flow_close" => format!(
-            "{protocol} {} {remote}  {} out, {} in{}",
+            "{protocol} {} {remote}  {} out, {} in{}{}",
             arrow(row),
             row.bytes_out.unwrap_or(0),
             row.bytes_in.unwrap_or(0),
+            match row.number("retransmits") {
+                None | Some(0) => String::new(),
+                Some(number) => format!(", {number} sent again"),
+            },
             if row.is("established") {
                 ""
             } else {

@@ -1,7 +1,7 @@
 //! Reading wire structures and strings out of a record.
 
 use super::DecodeError;
-use crate::text::{escape, escape_into};
+use crate::text::{escape, escape_into, plain};
 
 /// A wire structure.
 ///
@@ -60,20 +60,32 @@ pub fn until_nul(bytes: &[u8]) -> String {
 
 /// A path that was written leaf first, as an absolute one. A cut one begins with `…/`.
 pub fn reversed_path(bytes: &[u8], cut: bool) -> String {
-    let mut out = String::with_capacity(bytes.len() + 4);
+    // One more byte than the leaf-first form, which ends without a slash, and the mark of a cut.
+    let mut out = String::with_capacity(bytes.len() + '…'.len_utf8() + 1);
+    reversed_path_into(&mut out, bytes, cut);
+    out
+}
+
+/// The same, at the end of `out`.
+pub fn reversed_path_into(out: &mut String, bytes: &[u8], cut: bool) {
     if cut {
         out.push('…');
     }
-    let mut any = false;
-    for component in bytes.split(|b| *b == b'/').rev().filter(|c| !c.is_empty()) {
-        out.push('/');
-        escape_into(&mut out, component);
-        any = true;
+    let start = out.len();
+    if let Some(text) = plain(bytes) {
+        for component in text.rsplit('/').filter(|c| !c.is_empty()) {
+            out.push('/');
+            out.push_str(component);
+        }
+    } else {
+        for component in bytes.rsplit(|b| *b == b'/').filter(|c| !c.is_empty()) {
+            out.push('/');
+            escape_into(out, component);
+        }
     }
-    if !any {
+    if out.len() == start {
         out.push('/');
     }
-    out
 }
 
 /// Arguments: each ends with NUL, the last may be cut. At most `max`, since a program may have put

@@ -7,7 +7,7 @@ use agentwatch_common::{
 
 use super::{
     DecodeError,
-    bytes::{Reader, Wire, reversed_path},
+    bytes::{Reader, Wire, reversed_path, reversed_path_into},
 };
 use crate::{
     event::{Device, File, FileOp, Inode, PathSource},
@@ -27,14 +27,14 @@ pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
         mode,
         state: bits,
         extra,
-        pad2: _,
+        repeats,
         op,
         path_len,
         base_len,
         name_len,
         base2_len,
         name2_len,
-        pad: _,
+        place: _,
     } = reader.take()?;
     let resolved = reader.bytes(path_len)?;
     let base = reader.bytes(base_len)?;
@@ -108,6 +108,7 @@ pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
         mode,
         flags: open_flags,
         size,
+        count: repeats.max(1),
         created: bits & state::CREATED != 0,
         write: bits & state::WRITE != 0,
         uring: bits & state::URING != 0,
@@ -116,6 +117,30 @@ pub fn file(reader: &mut Reader<'_>, flags: u16) -> Result<File, DecodeError> {
         file.replaced = None;
     }
     Ok(file)
+}
+
+/// See [`super::plain_read`].
+pub fn plain_read(reader: &mut Reader<'_>, flags: u16, path: &mut String) -> bool {
+    let Ok(file::FileOp {
+        result,
+        state: bits,
+        op,
+        path_len,
+        ..
+    }) = reader.take()
+    else {
+        return false;
+    };
+    // A path that is not the descriptor's own is for the whole decoder.
+    let other = state::WRITE | state::DEVICE | state::PATH_OF_INODE;
+    if op != op::OPEN || result < 0 || bits & other != 0 || path_len == 0 {
+        return false;
+    }
+    let Ok(resolved) = reader.bytes(path_len) else {
+        return false;
+    };
+    reversed_path_into(path, resolved, flags & flag::PATH_CUT != 0);
+    true
 }
 
 fn operation(value: u16) -> Result<FileOp, DecodeError> {
@@ -136,6 +161,7 @@ fn operation(value: u16) -> Result<FileOp, DecodeError> {
         op::UMOUNT => FileOp::Umount,
         op::PIVOT_ROOT => FileOp::PivotRoot,
         op::CHROOT => FileOp::Chroot,
+        op::MMAP_EXEC => FileOp::MmapExec,
         other => {
             return Err(DecodeError::Value {
                 what: "a file operation",
@@ -211,11 +237,9 @@ fn inode(touched: &Touched) -> Option<Inode> {
 /// The path that a name means below a base (leaf first), without `.` and `..`. Symbolic links are
 /// not followed: nothing here may look at a file system.
 fn join(base: &[u8], name: &[u8], cut: bool) -> String {
-    let mut parts: Vec<&[u8]> = base
-        .split(|b| *b == b'/')
-        .rev()
-        .filter(|c| !c.is_empty())
-        .collect();
+    // A path of this length has no more parts, mostly: so it is allocated once.
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(16);
+    parts.extend(base.rsplit(|b| *b == b'/').filter(|c| !c.is_empty()));
     for component in name.split(|b| *b == b'/') {
         match component {
             b"" | b"." => {}

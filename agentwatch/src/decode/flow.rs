@@ -8,7 +8,9 @@ use super::{
     DecodeError,
     bytes::{Reader, Wire},
 };
-use crate::event::{Address, Connect, Direction, Endpoint, FlowClose, FlowData, Protocol, Trigger};
+use crate::event::{
+    Address, Connect, Direction, Endpoint, FlowClose, FlowData, Protocol, SocketOrigin, Trigger,
+};
 
 // SAFETY: `repr(C)` structures of integers and byte arrays, asserted to have no padding.
 unsafe impl Wire for flow::Endpoint {}
@@ -58,9 +60,17 @@ pub fn close(reader: &mut Reader<'_>) -> Result<FlowClose, DecodeError> {
         bytes_out,
         open_ns,
         state,
-        pad: _,
+        retransmits,
     } = reader.take()?;
     Ok(FlowClose {
+        origin: if state & state::RECEIVED != 0 {
+            Some(SocketOrigin::Received)
+        } else if state & state::INHERITED != 0 {
+            Some(SocketOrigin::Inherited)
+        } else {
+            None
+        },
+        retransmits: (state & state::RETRANSMITS != 0).then_some(retransmits),
         endpoint: ends(&endpoint)?,
         bytes_in,
         bytes_out,

@@ -97,6 +97,23 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     })
 }
 
+/// Whether a record is of an open for reading that worked, of no device: then only the policy's
+/// sensitive paths make it an event. Its path is put into `path`: nothing is allocated for what is
+/// neither kept nor shown, once `path` is long enough. What is no whole record is none of these.
+pub fn plain_read(record: &[u8], path: &mut String) -> bool {
+    path.clear();
+    let mut reader = Reader::new(record);
+    let Ok(Header {
+        len, kind, flags, ..
+    }) = reader.take::<Header>()
+    else {
+        return false;
+    };
+    kind == kind::FILE
+        && usize::try_from(len) == Ok(record.len())
+        && file::plain_read(&mut reader, flags, path)
+}
+
 fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<Kind, DecodeError> {
     Ok(match kind {
         kind::EXEC => Kind::Exec(Box::new(exec::exec(reader, flags)?)),
@@ -127,11 +144,13 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
                 moved,
                 to,
                 to_agent,
+                protected: flags & flag::PROTECTED != 0,
             }
         }
         kind::CONNECT => Kind::Connect(Box::new(flow::connect(reader)?)),
         kind::ACCEPT => Kind::Accept(flow::endpoint(reader)?),
         kind::SOCKET_RECEIVED => Kind::SocketReceived(flow::endpoint(reader)?),
+        kind::SOCKET_INHERITED => Kind::SocketInherited(flow::endpoint(reader)?),
         kind::LISTEN => Kind::Listen(flow::endpoint(reader)?),
         kind::FLOW_OPEN => Kind::FlowOpen(flow::endpoint(reader)?),
         kind::FLOW_DATA => Kind::FlowData(Box::new(flow::data(reader)?)),
@@ -212,7 +231,7 @@ fn agent(reader: &mut Reader<'_>) -> Result<AgentInfo, DecodeError> {
 }
 
 /// The reasons of a loss, from [`loss::counter::LOST_FIRST`] on.
-pub const LOSS_REASONS: [&str; 8] = [
+pub const LOSS_REASONS: [&str; 7] = [
     "urgent ring full",
     "bulk ring full",
     "too many calls in flight",
@@ -220,8 +239,10 @@ pub const LOSS_REASONS: [&str; 8] = [
     "no scratch memory",
     "more than the agent's share",
     "reserved",
-    "reserved",
 ];
+
+/// Those of them that say that more came than was read.
+pub const UNREAD: [&str; 3] = [LOSS_REASONS[0], LOSS_REASONS[1], LOSS_REASONS[5]];
 
 fn tally(reader: &mut Reader<'_>) -> Result<Tally, DecodeError> {
     Ok(Tally::from(&reader.take::<loss::Tally>()?))
@@ -233,6 +254,7 @@ impl From<&loss::Tally> for Tally {
             emitted,
             delivered,
             lost,
+            thinned,
             cut,
             faults,
             untagged,
@@ -247,6 +269,7 @@ impl From<&loss::Tally> for Tally {
                 .zip(lost)
                 .filter(|(_, n)| *n > 0)
                 .collect(),
+            thinned,
             cut,
             faults,
             untagged,

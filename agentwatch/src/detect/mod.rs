@@ -1,7 +1,9 @@
 //! The detectors: from events and what is known, to findings. Pure: no clock but the events', no
 //! input or output, so that a recording gives the same findings again.
 
+pub mod event_flood;
 pub mod mass_deletion;
+pub mod monitor_tampering;
 pub mod policy_violation;
 pub mod reverse_tunnel;
 
@@ -37,6 +39,7 @@ pub struct Detectors {
     reverse_tunnel: reverse_tunnel::ReverseTunnel,
     mass_deletion: mass_deletion::MassDeletion,
     policy_violation: policy_violation::PolicyViolation,
+    event_flood: event_flood::EventFlood,
 }
 
 impl Detectors {
@@ -57,9 +60,15 @@ impl Detectors {
             self.mass_deletion
                 .observe(event, before, world, policy, &mut found);
         }
+        if policy.detectors.monitor_tampering.enabled {
+            monitor_tampering::observe(event, world, &mut found);
+        }
         if policy.detectors.policy_violation.enabled {
             self.policy_violation
                 .observe(event, world, policy, &mut found);
+        }
+        if policy.detectors.event_flood.enabled {
+            self.event_flood.observe(event, world, &mut found);
         }
         found
     }

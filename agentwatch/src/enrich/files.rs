@@ -87,7 +87,8 @@ impl Files {
             | FileOp::Mount
             | FileOp::Umount
             | FileOp::PivotRoot
-            | FileOp::Chroot => {}
+            | FileOp::Chroot
+            | FileOp::MmapExec => {}
         }
         before
     }
@@ -142,6 +143,7 @@ mod tests {
             mode: 0,
             flags: 0,
             size: 0,
+            count: 1,
             created: op == FileOp::Open,
             write: true,
             uring: false,

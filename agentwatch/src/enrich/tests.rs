@@ -68,6 +68,8 @@ pub fn closed(cookie: u64, port: u16) -> Event {
         open_ns: 0,
         established: true,
         alive: false,
+        retransmits: None,
+        origin: None,
     }))
 }
 

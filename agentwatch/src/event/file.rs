@@ -39,6 +39,8 @@ pub enum FileOp {
     PivotRoot,
     /// The root directory changed.
     Chroot,
+    /// Mapped as code.
+    MmapExec,
 }
 
 impl FileOp {
@@ -61,6 +63,7 @@ impl FileOp {
             Self::Umount => "umount",
             Self::PivotRoot => "pivot_root",
             Self::Chroot => "chroot",
+            Self::MmapExec => "mmap_exec",
         }
     }
 }
@@ -128,12 +131,15 @@ pub struct File {
     pub nlink: u32,
     /// `st_mode` of the file, 0 where it is not known.
     pub file_mode: u32,
-    /// The mode asked for.
+    /// The mode asked for; of a file that is mapped the protection.
     pub mode: u32,
     /// Flags of the call.
     pub flags: u32,
     /// Bytes after the call, where they are known.
     pub size: u64,
+    /// How many calls it stands for: more than one where they repeat one that was told, and the policy
+    /// has that thinned.
+    pub count: u32,
     /// The open made it.
     pub created: bool,
     /// Opened for writing.

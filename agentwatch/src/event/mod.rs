@@ -10,7 +10,10 @@ use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
-use crate::{decode::payload::Payload, domain::Domain};
+use crate::{
+    decode::{self, payload::Payload},
+    domain::Domain,
+};
 
 pub use call::{Call, CallOp, Credentials, Signal, SocketAddress, namespaces};
 pub use denied::{Denied, DeniedObject, DeniedOp};
@@ -81,6 +84,8 @@ pub enum Kind {
         to: u64,
         /// The agent of that cgroup, 0 for none.
         to_agent: u32,
+        /// It is agentwatch, pid 1, or what agentwatch was started by: no agent's, wherever it is.
+        protected: bool,
     },
     /// A process asked for a connection.
     Connect(Box<Connect>),
@@ -88,6 +93,8 @@ pub enum Kind {
     Accept(Endpoint),
     /// A process got a socket from another one, with a message (`SCM_RIGHTS`).
     SocketReceived(Endpoint),
+    /// A process had a socket before it was the agent's.
+    SocketInherited(Endpoint),
     /// A socket began to listen.
     Listen(Endpoint),
     /// A flow came to be.
@@ -127,6 +134,7 @@ impl Kind {
             Self::Connect(_) => "connect",
             Self::Accept(_) => "accept",
             Self::SocketReceived(_) => "socket_received",
+            Self::SocketInherited(_) => "socket_inherited",
             Self::Listen(_) => "listen",
             Self::FlowOpen(_) => "flow_open",
             Self::FlowData(_) => "flow_data",
@@ -153,6 +161,7 @@ impl Kind {
         "accept",
         "listen",
         "socket_received",
+        "socket_inherited",
         "flow_open",
         "flow_data",
         "flow_close",
@@ -177,6 +186,7 @@ impl Kind {
         "umount",
         "pivot_root",
         "chroot",
+        "mmap_exec",
         "stopped",
         "signal",
         "socket",
@@ -350,6 +360,25 @@ pub struct FlowData {
     pub trigger: Option<Trigger>,
 }
 
+/// How an agent got a socket that it did not make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SocketOrigin {
+    /// By a message from another process (`SCM_RIGHTS`).
+    Received,
+    /// It had it when it came to be watched; or it comes from a listener of that kind.
+    Inherited,
+}
+
+impl SocketOrigin {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Inherited => "inherited",
+        }
+    }
+}
+
 /// The end of a flow.
 #[derive(Debug, Clone, Copy)]
 pub struct FlowClose {
@@ -361,6 +390,10 @@ pub struct FlowClose {
     pub bytes_out: u64,
     /// When it began, `CLOCK_BOOTTIME` nanoseconds.
     pub open_ns: u64,
+    /// How the agent got the socket, where it did not make it; the bytes are those since.
+    pub origin: Option<SocketOrigin>,
+    /// TCP segments that it sent again, where the kernel told.
+    pub retransmits: Option<u32>,
     /// The connection was there at some time: a refused one was not.
     pub established: bool,
     /// It is open still, at the end of the watching.
@@ -374,6 +407,7 @@ impl Kind {
             Self::Connect(connect) => Some(&connect.endpoint),
             Self::Accept(endpoint)
             | Self::SocketReceived(endpoint)
+            | Self::SocketInherited(endpoint)
             | Self::Listen(endpoint)
             | Self::FlowOpen(endpoint) => Some(endpoint),
             Self::FlowData(data) => Some(&data.endpoint),
@@ -430,6 +464,8 @@ pub struct Tally {
     pub delivered: u64,
     /// Losses by reason, those that are not zero.
     pub lost: Vec<(&'static str, u64)>,
+    /// Repeats that were told by their number.
+    pub thinned: u64,
     /// Records that arrived, but cut.
     pub cut: u64,
     /// Reads of memory that failed.
@@ -443,6 +479,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// What was lost because more came than was read.
+    pub fn unread(&self) -> u64 {
+        let unread = |reason: &str| decode::UNREAD.contains(&reason);
+        let lost = self.lost.iter().filter(|(reason, _)| unread(reason));
+        lost.map(|(_, number)| number).sum()
+    }
+
     /// All losses.
     pub fn lost_total(&self) -> u64 {
         self.lost.iter().map(|(_, n)| n).sum()

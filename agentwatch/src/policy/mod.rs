@@ -70,6 +70,9 @@ pub struct Policy {
     /// Files that may be deleted in any number, since tools make them again.
     #[serde(default = "default_disposable")]
     pub disposable: PathSet,
+    /// Which events are told, and how.
+    #[serde(default)]
+    pub events: Events,
     /// What is looked for, and what is done about it.
     #[serde(default)]
     pub detectors: Detectors,
@@ -123,6 +126,20 @@ pub enum Mode {
     Observe,
 }
 
+/// Which events are told, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Events {
+    /// Opens that repeat one within a second are told as one event with their number.
+    pub thin: bool,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { thin: true }
+    }
+}
+
 /// The detectors, each by its stable id.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -131,8 +148,50 @@ pub struct Detectors {
     pub reverse_tunnel: ReverseTunnel,
     /// Many files deleted that the agent did not create.
     pub mass_deletion: MassDeletion,
+    /// Something was done to agentwatch itself.
+    pub monitor_tampering: MonitorTampering,
     /// Something that the policy denies was tried.
     pub policy_violation: PolicyViolation,
+    /// The agent does more than can be told of it.
+    pub event_flood: EventFlood,
+}
+
+/// `event-flood`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventFlood {
+    /// Whether it looks at all.
+    pub enabled: bool,
+    /// What is done about a finding.
+    pub action: Action,
+}
+
+impl Default for EventFlood {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            action: Action::Alert,
+        }
+    }
+}
+
+/// `monitor-tampering`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MonitorTampering {
+    /// Whether it looks at all.
+    pub enabled: bool,
+    /// What is done about a finding.
+    pub action: Action,
+}
+
+impl Default for MonitorTampering {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            action: Action::Kill,
+        }
+    }
 }
 
 /// `policy-violation`.
@@ -292,6 +351,8 @@ impl Detectors {
         match detector {
             "reverse-tunnel" => self.reverse_tunnel.action,
             "mass-deletion" => self.mass_deletion.action,
+            "event-flood" => self.event_flood.action,
+            "monitor-tampering" => self.monitor_tampering.action,
             "policy-violation" => self.policy_violation.action,
             _ => Action::Log,
         }

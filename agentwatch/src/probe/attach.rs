@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agentwatch_common::file::op;
 use anyhow::{Result, bail};
 use aya::programs::{ProgramError, RawTracePoint, TracePoint};
 
@@ -49,8 +50,15 @@ impl Probe {
                 result,
             )?;
         }
+        let result = self.attach_syscall(hooks::MAPPED.program, hooks::MAPPED.tracepoint);
+        let hook = format!("tracepoint {}", hooks::MAPPED.tracepoint);
+        self.note(&hook, Tier::Tracepoint, hooks::CODE, false, result)?;
         for row in syscalls::rows() {
-            for (program, prefix) in hooks::FILES {
+            let opens = row.call.op == op::OPEN;
+            for (program, prefix) in if opens { hooks::OPENS } else { hooks::FILES } {
+                if opens && prefix == hooks::ENTER && self.args_at_exit {
+                    continue;
+                }
                 let tracepoint = format!("{prefix}{}", row.name);
                 let result = self.attach_syscall(program, &tracepoint);
                 // A kernel older than the call has no tracepoint for it, and nobody can call it.
@@ -67,6 +75,9 @@ impl Probe {
         // A kernel may be built without a call (modules, kexec): then nobody can make it.
         for row in calls::rows().filter(|row| support::has_call(row.name)) {
             for (program, prefix) in hooks::CALLS {
+                if prefix == hooks::ENTER && self.args_at_exit {
+                    continue;
+                }
                 let tracepoint = format!("{prefix}{}", row.name);
                 let result = self.attach_syscall(program, &tracepoint);
                 self.note(

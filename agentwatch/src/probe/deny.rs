@@ -15,7 +15,7 @@ use agentwatch_common::{
         section::{self, rule},
     },
     file::LEAF_MAX,
-    kind,
+    kind, tag,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     policy::{Need, Node, Policy, Rules},
+    respond::protected::{self, Protected},
     source::{header, record},
 };
 
@@ -120,7 +121,7 @@ impl Probe {
         self.fill_devices(agent, policy, &mut enforced)?;
         self.fill_sysctls(agent, policy)?;
         self.fill_files(agent, policy, homes, &mut enforced)?;
-        self.protect(&mut enforced)?;
+        self.protect(&mut enforced);
         for need in &rules.needs {
             let status = self.hold(*need, Some(cgroup));
             if status.missing.is_some() {
@@ -353,13 +354,36 @@ impl Probe {
         Ok(())
     }
 
-    /// Keeps agents' hands off this process, where the kernel can.
-    fn protect(&mut self, enforced: &mut Enforced) -> Result<()> {
-        let mut map: HashMap<_, u32, u8> = self.map("PROTECTED")?.try_into()?;
-        map.insert(std::process::id(), 1, 0)
-            .context("cannot name the protected process")?;
-        enforced.protection = self.hold(Need::Protection, Some(Path::new(""))).missing;
+    /// Names the processes that no agent may have, before anything is tagged.
+    pub(super) fn name_protected(&mut self) -> Result<()> {
+        let mut map: HashMap<_, u32, tag::Protected> = self.map("PROTECTED")?.try_into()?;
+        for Protected { process, .. } in protected::list() {
+            let protected = tag::Protected {
+                start_ticks: process.start_ns / tag::Protected::TICK_NS,
+                own: u64::from(process.pid == std::process::id()),
+            };
+            // Full: the farthest ancestors, which come last, are left out.
+            if map.insert(process.pid, protected, 0).is_err() {
+                break;
+            }
+        }
         Ok(())
+    }
+
+    /// Has the kernel kill a process of an agent that moves one of those into a cgroup of the agent's.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many agents.
+    pub fn defend(&mut self, agent: u32) -> Result<()> {
+        let mut map: HashMap<_, u32, u8> = self.map("DEFENDED")?.try_into()?;
+        map.insert(agent, 1, 0)
+            .context("too many agents: at most 1024")
+    }
+
+    /// Keeps agents' hands off this process, where the kernel can.
+    fn protect(&mut self, enforced: &mut Enforced) {
+        enforced.protection = self.hold(Need::Protection, Some(Path::new(""))).missing;
     }
 
     fn fill_sysctls(&mut self, agent: u32, policy: &Policy) -> Result<()> {

@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use agentwatch_common::{config::Registers, file::op};
+use agentwatch_common::{file::op, offsets::Offsets};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     maps::{Map, ProgramArray},
@@ -37,38 +37,8 @@ pub const PREFIX: &str = "__arm64_sys_";
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub const PREFIX: &str = "__sys_of_an_unknown_architecture_";
 
-/// A register of `struct pt_regs`, which begins like what ptrace(2) shows of it.
-macro_rules! at {
-    ($($field:tt)+) => {
-        std::mem::offset_of!(libc::user_regs_struct, $($field)+) as u32
-    };
-}
-
-/// Where system calls have their arguments (syscall(2), "Architecture calling conventions").
-#[cfg(target_arch = "x86_64")]
-pub const REGISTERS: Registers = Registers {
-    number: at!(orig_rax),
-    arguments: [at!(rdi), at!(rsi), at!(rdx), at!(r10), at!(r8), at!(r9)],
-    pad: 0,
-};
-#[cfg(target_arch = "aarch64")]
-pub const REGISTERS: Registers = Registers {
-    number: at!(regs) + 8 * 8,
-    arguments: [
-        at!(regs),
-        at!(regs) + 8,
-        at!(regs) + 2 * 8,
-        at!(regs) + 3 * 8,
-        at!(regs) + 4 * 8,
-        at!(regs) + 5 * 8,
-    ],
-    pad: 0,
-};
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub const REGISTERS: Registers = agentwatch_common::config::Config::DEFAULT.registers;
-
 /// The programs at the entry of functions, by their place in the array `AT_ENTRY`.
-const ENTRIES: [&str; 1] = ["fn_file_enter"];
+const ENTRIES: [&str; 2] = ["fn_file_enter", "fn_mmap"];
 /// The programs at their exit, by their place in `AT_EXIT`.
 const EXITS: [&str; 6] = [
     "fn_file_exit",
@@ -110,7 +80,7 @@ pub struct Site {
     /// What it gives, for `doctor`.
     pub gives: &'static str,
     entry: Option<&'static str>,
-    exit: &'static str,
+    exit: Option<&'static str>,
 }
 
 impl Site {
@@ -121,10 +91,10 @@ impl Site {
 
     /// Where programs are attached to it.
     pub fn ends(&self) -> &'static str {
-        if self.entry.is_some() {
-            "fentry and fexit"
-        } else {
-            "fexit"
+        match (self.entry, self.exit) {
+            (Some(_), Some(_)) => "fentry and fexit",
+            (Some(_), None) => "fentry",
+            (None, _) => "fexit",
         }
     }
 }
@@ -138,7 +108,7 @@ fn sites() -> Vec<Site> {
             gives: hooks::FILE_CALLS,
             // What changes a file is told of by the kernel while the call is under way.
             entry: (!opens).then_some("fn_file_enter"),
-            exit: if opens { "fn_open" } else { "fn_file_exit" },
+            exit: Some(if opens { "fn_open" } else { "fn_file_exit" }),
         }
     });
     let others = calls::rows().map(|row| (row.name, hooks::OTHER_CALLS, "fn_call"));
@@ -153,9 +123,16 @@ fn sites() -> Vec<Site> {
         call,
         gives,
         entry: None,
-        exit,
+        exit: Some(exit),
     });
-    files.chain(others).collect()
+    // Every program of the host makes this call often, and whether it does well is of no interest.
+    let maps = Site {
+        call: "mmap",
+        gives: hooks::CODE,
+        entry: Some("fn_mmap"),
+        exit: None,
+    };
+    files.chain(others).chain([maps]).collect()
 }
 
 /// The functions to which programs can be attached.
@@ -173,6 +150,10 @@ impl Probe {
     /// Finds out whether this tier may be used, by asking and by trying one program.
     pub(super) fn choose_functions(&mut self, layout: &Layout, limit: Limit) -> Result<Chosen> {
         limit.allows(Limit::Trampoline)?;
+        ensure!(
+            layout.offsets.regs_number != Offsets::MISSING,
+            "where this architecture has a system call's arguments is not known"
+        );
         let mut chosen = Vec::new();
         for site in sites() {
             let Some(function) = layout.functions.get(site.call) else {
@@ -214,21 +195,23 @@ impl Probe {
         for (site, ids) in chosen.0 {
             let at = || format!("cannot attach to {}", site.function_name());
             // The exit first: a call under way then has no entry, and is left alone.
-            let slot = place(&EXITS, site.exit)?;
-            let mut stub = self.stub(End::Exit, &ids, AT_EXIT, slot);
-            // The kernel says so where the function has another prototype than the array's programs.
-            if let Err(error) = &stub
-                && error.kind() == io::ErrorKind::InvalidInput
-                && let Some(program) = SECONDS[slot]
-            {
-                if !seconds[slot] {
-                    self.fill(AT_EXIT_2, slot, program, &site.function_name())?;
-                    seconds[slot] = true;
+            if let Some(program) = site.exit {
+                let slot = place(&EXITS, program)?;
+                let mut stub = self.stub(End::Exit, &ids, AT_EXIT, slot);
+                // The kernel says so where the function has another prototype than the array's programs.
+                if let Err(error) = &stub
+                    && error.kind() == io::ErrorKind::InvalidInput
+                    && let Some(program) = SECONDS[slot]
+                {
+                    if !seconds[slot] {
+                        self.fill(AT_EXIT_2, slot, program, &site.function_name())?;
+                        seconds[slot] = true;
+                    }
+                    stub = self.stub(End::Exit, &ids, AT_EXIT_2, slot);
                 }
-                stub = self.stub(End::Exit, &ids, AT_EXIT_2, slot);
+                let link = stub.and_then(|stub| bpf::attach(stub.as_fd()));
+                functions.links.push(link.with_context(at)?);
             }
-            let link = stub.and_then(|stub| bpf::attach(stub.as_fd()));
-            functions.links.push(link.with_context(at)?);
             if let Some(program) = site.entry {
                 let slot = place(&ENTRIES, program)?;
                 let stub = self.stub(End::Entry, &ids, AT_ENTRY, slot);
@@ -289,7 +272,10 @@ mod tests {
     fn every_program_has_a_place() {
         let sites = sites();
         for site in &sites {
-            assert!(EXITS.contains(&site.exit), "{site:?}");
+            assert!(
+                site.exit.is_none_or(|name| EXITS.contains(&name)),
+                "{site:?}"
+            );
             assert!(
                 site.entry.is_none_or(|name| ENTRIES.contains(&name)),
                 "{site:?}"
@@ -300,7 +286,7 @@ mod tests {
         assert!(programs().all(|name| {
             sites
                 .iter()
-                .any(|s| s.exit == name || s.entry == Some(name))
+                .any(|s| s.exit == Some(name) || s.entry == Some(name))
         }));
     }
 }

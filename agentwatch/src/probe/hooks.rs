@@ -138,8 +138,25 @@ pub const SOCKETS: &[SyscallTracepoint] = &[
     },
 ];
 
-/// Programs at both ends of every call of [`super::syscalls`].
-pub const FILES: [(&str, &str); 2] = [("file_enter", "sys_enter_"), ("file_exit", "sys_exit_")];
+/// The syscall tracepoint of files that become code, and what `doctor` says of it.
+pub const MAPPED: SyscallTracepoint = SyscallTracepoint {
+    program: "mmap_enter",
+    tracepoint: "sys_enter_mmap",
+};
+/// See [`MAPPED`].
+pub const CODE: &str = "files mapped as code";
+
+/// Programs at both ends of every call of [`super::syscalls`] that opens no file.
+pub const FILES: [(&str, &str); 2] = [("file_enter", ENTER), ("file_exit", EXIT)];
+
+/// The same of those that do.
+pub const OPENS: [(&str, &str); 2] = [("file_enter", ENTER), ("open_exit", EXIT)];
+
+/// What the names of tracepoints at the exit of system calls begin with.
+const EXIT: &str = "sys_exit_";
+
+/// What the names of tracepoints at the entry of system calls begin with.
+pub const ENTER: &str = "sys_enter_";
 
 /// What `doctor` says of the tracepoints of io_uring.
 pub const URING: &str = "files and connections through io_uring";
@@ -148,7 +165,7 @@ pub const URING: &str = "files and connections through io_uring";
 pub const OTHER_CALLS: &str = "sockets, credentials, namespaces, ptrace, bpf";
 
 /// Programs at both ends of every call of [`super::calls`].
-pub const CALLS: [(&str, &str); 2] = [("call_enter", "sys_enter_"), ("call_exit", "sys_exit_")];
+pub const CALLS: [(&str, &str); 2] = [("call_enter", ENTER), ("call_exit", EXIT)];
 
 /// Programs that are attached to each agent's cgroup.
 pub const CGROUP: &[&str] = &[

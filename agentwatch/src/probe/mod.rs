@@ -2,6 +2,7 @@
 //! names aya.
 
 mod attach;
+pub mod borrowed;
 mod bpf;
 mod budget;
 pub mod calls;
@@ -9,10 +10,13 @@ pub mod deny;
 mod functions;
 pub mod hooks;
 mod leave;
+mod log;
+pub mod memory;
 pub mod offsets;
 mod parallel;
 mod paths;
 mod preempt;
+mod rings;
 pub mod seed;
 pub mod support;
 pub mod syscalls;
@@ -31,19 +35,23 @@ use agentwatch_common::{
     call::CallRow,
     config::Config,
     file::{InodeKey, LEAF_MAX, NameKey, Syscall},
-    flow::{FlowKey, FlowState},
-    loss::{CounterKey, Read, Share, Tally, counter},
+    loss::Share,
+    offsets::Offsets,
     tag::Task,
 };
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuHashMap, RingBuf},
-    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
+    maps::{Array, HashMap},
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType},
+    sys::{BpfHelper, is_helper_supported},
 };
 use aya_log::EbpfLogger;
 
+pub use self::log::KernelLog;
+use self::log::Stderr;
 use offsets::Layout;
+pub use rings::Rings;
 
 /// The kernel programs, compiled by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentwatch.bpf.o"));
@@ -56,6 +64,8 @@ pub struct Options {
     /// The kernel programs' own diagnostics: 0 none, 1 errors … 5 traces. At 0 the verifier removes
     /// them.
     pub kernel_log: u8,
+    /// What the maps that an agent can fill may take at most, MiB: see [`memory`].
+    pub map_mib: u32,
     /// Bytes of the bulk ring, a power of two of pages; `None` for the default.
     pub bulk_bytes: Option<u32>,
     /// Bytes of the urgent ring, likewise.
@@ -69,6 +79,7 @@ impl Options {
     pub const DEFAULT: Self = Self {
         send_all_reads: false,
         kernel_log: 0,
+        map_mib: memory::DEFAULT_MIB,
         bulk_bytes: None,
         prio_bytes: None,
         tier: tiers::Limit::Lsm,
@@ -97,8 +108,11 @@ pub struct Probe {
     ebpf: Ebpf,
     /// What was tried.
     pub capabilities: Vec<Capability>,
+    /// Opens need no tracepoint at their entry.
+    args_at_exit: bool,
     /// Denial by security modules.
     lsm: deny::LsmState,
+    following: borrowed::Following,
     /// The programs at the functions that do system calls, where they are in place of tracepoints.
     functions: Vec<OwnedFd>,
 }
@@ -116,9 +130,12 @@ impl Probe {
             ebpf,
             capabilities: Vec::new(),
             lsm: deny::LsmState::new(btf, options.tier),
+            following: borrowed::Following::default(),
             functions: Vec::new(),
+            args_at_exit: args_at_exit(&layout),
         };
         probe.fill_syscalls()?;
+        probe.name_protected()?;
         let paths = probe.attach_trampolines(options.tier);
         let functions = probe.choose_functions(&layout, options.tier);
         probe.verify(paths.is_ok(), functions.is_ok());
@@ -293,21 +310,6 @@ impl Probe {
             .context("cannot give the agent its share of the rings")
     }
 
-    /// The two ring buffers and what the source reads beside them. Once.
-    ///
-    /// # Errors
-    ///
-    /// When they were taken already.
-    pub fn take_rings(&mut self) -> Result<Rings> {
-        Ok(Rings {
-            prio: self.take("EVENTS_PRIO")?.try_into()?,
-            bulk: self.take("EVENTS_BULK")?.try_into()?,
-            flows: self.take("FLOWS")?.try_into()?,
-            read: self.take("READ")?.try_into()?,
-            counters: self.take("COUNTERS")?.try_into()?,
-        })
-    }
-
     /// The kernel programs' own diagnostics. `None` where they are off.
     ///
     /// # Errors
@@ -338,6 +340,21 @@ impl Probe {
     }
 }
 
+/// Whether the kernel programs can read the arguments of a system call at its exit.
+fn args_at_exit(layout: &Layout) -> bool {
+    let helper = BpfHelper::BPF_FUNC_task_pt_regs;
+    layout.offsets.regs_arg0 != Offsets::MISSING
+        && is_helper_supported(ProgramType::TracePoint, helper).unwrap_or(false)
+}
+
+/// Whether programs for devices and sysctls can ask for the current process.
+fn device_process() -> bool {
+    let helper = BpfHelper::BPF_FUNC_get_current_pid_tgid;
+    [ProgramType::CgroupDevice, ProgramType::CgroupSysctl]
+        .into_iter()
+        .all(|kind| is_helper_supported(kind, helper).unwrap_or(false))
+}
+
 /// The object with its maps made and its globals set, no program of it loaded yet; and the kernel's types,
 /// where aya can read them.
 fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
@@ -351,7 +368,8 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
     let config = Config {
         send_all_reads: u32::from(options.send_all_reads),
         uring_cqe: u32::from(layout.uring_cqe),
-        registers: functions::REGISTERS,
+        args_at_exit: u32::from(args_at_exit(&layout)),
+        device_process: u32::from(device_process()),
         ..Config::DEFAULT
     };
     let mut loader = EbpfLoader::new();
@@ -360,6 +378,7 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         .override_global("OFFSETS", &layout.offsets, true)
         .override_global("CONFIG", &config, true)
         .override_global(aya_log::LEVEL, &options.kernel_log, true);
+    memory::scale(&mut loader, options.map_mib);
     if let Some(bytes) = options.bulk_bytes {
         loader.map_max_entries("EVENTS_BULK", bytes);
     }
@@ -371,90 +390,6 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
         .map_err(|error| explain(&error))
         .context("the kernel does not take agentwatch's programs")?;
     Ok((ebpf, layout, btf))
-}
-
-/// What `source.rs` reads.
-pub struct Rings {
-    /// Urgent records.
-    pub prio: RingBuf<MapData>,
-    /// All others.
-    pub bulk: RingBuf<MapData>,
-    /// Flows that are open.
-    pub flows: HashMap<MapData, FlowKey, FlowState>,
-    /// What was read of each agent.
-    pub read: HashMap<MapData, u32, Read>,
-    counters: PerCpuHashMap<MapData, CounterKey, u64>,
-}
-
-impl Rings {
-    /// Descriptors of their own that become readable when there are records.
-    ///
-    /// # Errors
-    ///
-    /// When there are too many open files.
-    pub fn fds(&self) -> io::Result<[OwnedFd; 2]> {
-        Ok([
-            self.prio.as_fd().try_clone_to_owned()?,
-            self.bulk.as_fd().try_clone_to_owned()?,
-        ])
-    }
-
-    /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.
-    pub fn tally(&self, agent: u32) -> Tally {
-        let get = |what: u32| -> u64 {
-            self.counters
-                .get(
-                    &CounterKey {
-                        agent,
-                        counter: what,
-                    },
-                    0,
-                )
-                .map_or(0, |values| values.iter().sum())
-        };
-        let mut lost = [0; 8];
-        for (slot, what) in lost
-            .iter_mut()
-            .zip(counter::LOST_FIRST..=counter::LOST_LAST)
-        {
-            *slot = get(what);
-        }
-        Tally {
-            emitted: get(counter::EMITTED),
-            delivered: 0,
-            lost,
-            cut: get(counter::CUT),
-            faults: get(counter::FAULTS),
-            untagged: get(counter::TASKS_FULL) + get(counter::CGROUPS_FULL),
-            opens_read: get(counter::OPENS_READ),
-            opens_write: get(counter::OPENS_WRITE),
-        }
-    }
-}
-
-/// The kernel programs' own diagnostics.
-pub struct KernelLog(EbpfLogger<Stderr>);
-
-impl KernelLog {
-    /// Prints what there is.
-    pub fn flush(&mut self) {
-        self.0.flush();
-    }
-}
-
-/// Prints the kernel programs' diagnostics.
-struct Stderr;
-
-impl log::Log for Stderr {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        eprintln!("agentwatch: kernel: {}: {}", record.level(), record.args());
-    }
-
-    fn flush(&self) {}
 }
 
 /// A name as the kernel programs look it up.

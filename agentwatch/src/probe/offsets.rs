@@ -14,12 +14,16 @@ pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Structures that a kernel may be without, with the programs that need them: io_uring can be left out
 /// of a kernel.
 fn is_optional(structure: &str) -> bool {
-    structure.starts_with("io_")
+    structure.starts_with("io_") || structure == "pt_regs"
 }
 
 /// Members that some kernels call otherwise: since Linux 7 the union of `struct dentry` that begins with
 /// `d_alias` has no name.
-const OTHERWISE: &[(&str, &str, &str)] = &[("dentry", "d_u", "d_alias")];
+const OTHERWISE: &[(&str, &str, &str)] = &[
+    ("dentry", "d_u", "d_alias"),
+    // Before 5.15 a number that holds the pointer.
+    ("sock_cgroup_data", "cgroup", "val"),
+];
 
 /// What the running kernel's BTF tells.
 pub struct Layout {

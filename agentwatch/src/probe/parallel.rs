@@ -27,6 +27,7 @@ impl Probe {
         if functions {
             wanted.extend(functions::programs());
         } else {
+            wanted.push(hooks::OPENS[1].0);
             wanted.extend(hooks::FILES.iter().rev().map(|(program, _)| program));
         }
         if !paths {
@@ -36,6 +37,7 @@ impl Probe {
         wanted.extend(hooks::RAW.iter().map(|hook| hook.program));
         if !functions {
             wanted.extend(hooks::SOCKETS.iter().map(|hook| hook.program));
+            wanted.push(hooks::MAPPED.program);
             wanted.extend(hooks::CALLS.iter().map(|(program, _)| program));
         }
         let btf = self.lsm.btf().ok().cloned();

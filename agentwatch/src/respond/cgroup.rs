@@ -15,10 +15,13 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
+use super::protected::{self, Protected};
 use crate::event::ProcessKey;
 
 /// How long killing one by one may take.
 const ONE_BY_ONE: Duration = Duration::from_secs(2);
+/// How often what was moved in is moved out: who moves it in again as fast gets a refusal, and its finding.
+const RESCUES: usize = 16;
 
 /// The cgroup of an agent, which may be acted upon.
 #[derive(Debug, Clone)]
@@ -28,7 +31,7 @@ pub struct AgentCgroup {
     pub id: u64,
     /// Processes that are never acted upon. Looked up once: what comes between a finding and the
     /// kill costs time.
-    protected: Vec<u32>,
+    protected: Vec<Protected>,
 }
 
 impl AgentCgroup {
@@ -66,7 +69,7 @@ impl AgentCgroup {
         let cgroup = Self {
             path,
             id,
-            protected: protected(),
+            protected: protected::list(),
         };
         cgroup.refuse_protected()?;
         Ok(cgroup)
@@ -122,24 +125,46 @@ impl AgentCgroup {
         Ok(pids)
     }
 
+    fn is_protected(&self, pid: u32) -> bool {
+        self.protected.iter().any(|protected| protected.is(pid))
+    }
+
+    /// Those of its processes that must never be acted upon.
+    fn hostages(&self) -> Result<Vec<&Protected>> {
+        let pids = self.processes()?;
+        let is_in = |protected: &&Protected| pids.iter().any(|pid| protected.is(*pid));
+        Ok(self.protected.iter().filter(is_in).collect())
+    }
+
     /// Refuses a cgroup with a process that must never be acted upon.
     fn refuse_protected(&self) -> Result<()> {
-        if let Some(pid) = self
-            .processes()?
-            .into_iter()
-            .find(|pid| self.protected.contains(pid))
-        {
-            let what = match pid {
-                1 => "pid 1".to_owned(),
-                pid if pid == std::process::id() => "agentwatch itself".to_owned(),
-                pid => format!("pid {pid}, which agentwatch was started by"),
-            };
+        if let Some(hostage) = self.hostages()?.first() {
             bail!(
-                "{} is no agent's cgroup: {what} is in it",
-                self.path.display()
+                "{} is no agent's cgroup: {} is in it",
+                self.path.display(),
+                hostage.describe()
             );
         }
         Ok(())
+    }
+
+    /// Moves out what must never be acted upon. None of it was in it at first: who may write to the agent's
+    /// cgroup has moved it in, so that nothing could be done to the cgroup.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or it is moved in again each time.
+    pub fn free_hostages(&self) -> Result<()> {
+        for _ in 0..RESCUES {
+            let hostages = self.hostages()?;
+            if hostages.is_empty() {
+                return Ok(());
+            }
+            for hostage in hostages {
+                hostage.send_home()?;
+            }
+        }
+        self.refuse_protected()
     }
 
     /// Kills everything in it, all at once.
@@ -148,7 +173,7 @@ impl AgentCgroup {
     ///
     /// When it is protected, or the kernel refuses.
     pub fn kill(&self) -> Result<()> {
-        self.refuse_protected()?;
+        self.free_hostages()?;
         let file = self.path.join("cgroup.kill");
         // Not `fs::write`: to make a file in a cgroup is forbidden, which would hide that there is none.
         let written = fs::OpenOptions::new()
@@ -178,7 +203,7 @@ impl AgentCgroup {
             };
             for pid in pids {
                 // Not what was moved in since it was looked at.
-                if !self.protected.contains(&pid) {
+                if !self.is_protected(pid) {
                     kill(ProcessKey { pid, start_ns: 0 });
                 }
             }
@@ -203,7 +228,7 @@ impl AgentCgroup {
     ///
     /// When it is protected, or the kernel refuses.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
-        self.refuse_protected()?;
+        self.free_hostages()?;
         let file = self.path.join("cgroup.freeze");
         fs::write(&file, if frozen { "1" } else { "0" })
             .with_context(|| format!("cannot write {}", file.display()))
@@ -239,7 +264,7 @@ impl AgentCgroup {
 
     /// Kills a process of the agent that has left the cgroup. False when it is gone or protected.
     pub fn kill_outsider(&self, process: ProcessKey) -> bool {
-        !self.protected.contains(&process.pid) && kill(process)
+        !self.is_protected(process.pid) && kill(process)
     }
 
     /// Removes it and what is below. What still has processes stays.
@@ -297,20 +322,6 @@ fn is_populated(events: &mut fs::File) -> bool {
         .and_then(|()| events.read_to_string(&mut text));
     // A cgroup that is gone has nobody in it.
     read.is_ok() && text.lines().any(|line| line == "populated 1")
-}
-
-/// Pid 1, agentwatch, and the processes that it was started by.
-fn protected() -> Vec<u32> {
-    let mut pids = vec![1, std::process::id()];
-    let mut pid = std::process::id();
-    while let Some(parent) = crate::probe::seed::parent(pid) {
-        if parent == 0 || pids.contains(&parent) {
-            break;
-        }
-        pids.push(parent);
-        pid = parent;
-    }
-    pids
 }
 
 /// Kills one process, if it is still the one that is meant: by a descriptor, so that a process id

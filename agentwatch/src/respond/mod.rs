@@ -1,6 +1,7 @@
 //! The only place that acts on a process or a cgroup.
 
 pub mod cgroup;
+pub mod protected;
 
 use std::time::Duration;
 

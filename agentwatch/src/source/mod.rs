@@ -1,6 +1,7 @@
 //! Ring buffers → records, with loss counted; and what the kernel cannot say itself: UDP flows that
 //! ended, flows that are open at the end, processes that were there before.
 
+mod thin;
 mod uring;
 
 use std::{collections::HashMap, io, os::fd::OwnedFd};
@@ -19,10 +20,14 @@ use tokio::io::{
 };
 
 use crate::{probe::Rings, respond};
+use thin::Told;
 use uring::Held;
 
 /// Most UDP sockets whose peers are remembered. Flows of further ones end when the watching does.
 const UDP_SOCKETS: usize = 16 * 1024;
+
+/// How often is looked whether something was lost, nanoseconds.
+const COUNT_EVERY_NS: u64 = 1_000_000_000;
 
 /// Bytes of a piece of the arena that records are copied to: as many as one allocation is worth.
 const PIECE: usize = 64 * 1024;
@@ -49,6 +54,9 @@ pub struct Source {
     got: HashMap<u32, Got>,
     udp: HashMap<u64, Vec<FlowKey>>,
     uring: Held,
+    told: Told,
+    losses: HashMap<u32, u64>,
+    counted_ns: u64,
 }
 
 impl Source {
@@ -71,6 +79,9 @@ impl Source {
             got: HashMap::new(),
             udp: HashMap::new(),
             uring: Held::default(),
+            told: Told::default(),
+            losses: HashMap::new(),
+            counted_ns: 0,
         })
     }
 
@@ -93,7 +104,10 @@ impl Source {
             got,
             udp,
             uring,
+            told,
             fds: _,
+            losses: _,
+            counted_ns: _,
         } = self;
         let Rings {
             prio,
@@ -131,9 +145,12 @@ impl Source {
                     batch.extend(uring.done(record));
                     continue;
                 }
-                if head.kind == kind::FILE && Held::holds(record) {
-                    batch.extend(uring.hold(head.time_ns, record));
-                    continue;
+                if head.kind == kind::FILE {
+                    if Held::holds(record) {
+                        batch.extend(uring.hold(head.time_ns, record));
+                        continue;
+                    }
+                    told.keep(record);
                 }
                 // What is reserved in the ring may be more than what was written.
                 let len =
@@ -153,6 +170,20 @@ impl Source {
         }
         batch.extend(uring.overdue(respond::now_ns()));
         batch[start..].sort_by_key(|record| Head::of(record).map_or(0, |head| head.time_ns));
+    }
+
+    /// Tells of the opens that the kernel only counted, once in a while; with `all` of all of them, now.
+    /// After [`Self::drain`], which tells what was opened.
+    pub fn repeats(&mut self, now_ns: u64, all: bool, batch: &mut Vec<Bytes>) {
+        if !self.told.is_due(now_ns) && !all {
+            return;
+        }
+        let counted = &mut self.rings.thinned;
+        let entries = counted.iter().filter_map(Result::ok);
+        for key in self.told.sweep(entries, now_ns, batch) {
+            // Not there any more: then it is as it should be.
+            let _ = counted.remove(&key);
+        }
     }
 
     /// Closes, in the stream, every flow that an agent has open.
@@ -175,6 +206,22 @@ impl Source {
                 flow::close::ALIVE,
             ));
             let _ = self.rings.flows.remove(&key);
+        }
+    }
+
+    /// Says, once a second, what has been lost of these agents, where that has become more.
+    pub fn losses(&mut self, agents: &[u32], now_ns: u64, batch: &mut Vec<Bytes>) {
+        if now_ns.saturating_sub(self.counted_ns) < COUNT_EVERY_NS {
+            return;
+        }
+        self.counted_ns = now_ns;
+        for &agent in agents {
+            let tally = self.tally(agent);
+            let lost = tally.lost.iter().sum();
+            if lost > self.losses.insert(agent, lost).unwrap_or(0) {
+                let head = header(kind::TALLY, agent, 0, 0, now_ns);
+                batch.push(record(&mut self.arena, head, &tally, &[]));
+            }
         }
     }
 
@@ -255,7 +302,8 @@ fn close(arena: &mut BytesMut, key: &FlowKey, state: &FlowState, now_ns: u64, bi
             } else {
                 0
             },
-        pad: 0,
+        // What the kernel counts is told at the end only.
+        retransmits: 0,
     };
     let header = Header {
         ppid: state.ppid,

@@ -20,6 +20,7 @@ pub enum Detail {
 /// See [`File`].
 #[derive(Debug, Clone, Copy)]
 pub struct FileFacts {
+    count: u32,
     created: bool,
     write: bool,
     uring: bool,
@@ -32,6 +33,7 @@ pub struct FileFacts {
 impl From<&File> for FileFacts {
     fn from(file: &File) -> Self {
         Self {
+            count: file.count,
             created: file.created,
             write: file.write,
             uring: file.uring,
@@ -47,6 +49,7 @@ impl From<&File> for FileFacts {
 impl fmt::Display for FileFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            count,
             created,
             write,
             uring,
@@ -56,6 +59,9 @@ impl fmt::Display for FileFacts {
             replaced,
         } = *self;
         f.write_str("{")?;
+        if count > 1 {
+            write!(f, r#""count":{count},"#)?;
+        }
         if created {
             f.write_str(r#""created":true,"#)?;
         }
@@ -85,6 +91,9 @@ impl FileFacts {
             if is {
                 value[name] = true.into();
             }
+        }
+        if self.count > 1 {
+            value["count"] = self.count.into();
         }
         if let Some(Inode { dev, ino }) = self.replaced {
             value["replaced"] = json!({"dev": dev, "ino": ino});
@@ -126,6 +135,7 @@ impl Detail {
         match (self, name) {
             (Self::Json(value), _) => value.get(name)?.as_u64(),
             (Self::File(facts), "flags") => Some(facts.flags.into()),
+            (Self::File(facts), "count") => (facts.count > 1).then(|| facts.count.into()),
             (Self::File(facts), "mode") => Some(facts.mode.into()),
             (Self::File(_), _) => None,
         }
@@ -188,9 +198,10 @@ mod tests {
 
     #[test]
     fn the_text_of_a_call_upon_a_file_is_its_json() {
-        for bits in 0..16_u8 {
+        for bits in 0..32_u8 {
             let is = |bit: u8| bits >> bit & 1 != 0;
             let detail = Detail::File(FileFacts {
+                count: if is(4) { 999 } else { 1 },
                 created: is(0),
                 write: is(1),
                 uring: is(2),
@@ -209,6 +220,7 @@ mod tests {
                 "created",
                 "write",
                 "io_uring",
+                "count",
                 "flags",
                 "mode",
                 "path_source",

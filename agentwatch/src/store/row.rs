@@ -9,7 +9,7 @@ use super::{
 };
 use crate::event::{
     self, Call, CallOp, Denied, DeniedObject, DeniedOp, Endpoint, Event, Exec, ExecMeans, File,
-    Inode, Kind, Protocol, SocketAddress,
+    FlowClose, Inode, Kind, Protocol, SocketAddress,
 };
 
 /// Most bytes of a payload that are shown as they are. Of what is longer the message is shown.
@@ -162,12 +162,19 @@ impl Row {
                 moved,
                 to,
                 to_agent,
+                protected,
             } => {
-                self.detail = Some(json!({"moved": moved, "to": to, "to_agent": to_agent}).into());
+                self.detail = Some(
+                    json!({
+                        "moved": moved, "to": to, "to_agent": to_agent, "protected": protected,
+                    })
+                    .into(),
+                );
             }
             Kind::Connect(connect) => self.endpoint(&connect.endpoint),
             Kind::Accept(endpoint)
             | Kind::SocketReceived(endpoint)
+            | Kind::SocketInherited(endpoint)
             | Kind::Listen(endpoint)
             | Kind::FlowOpen(endpoint) => {
                 self.endpoint(endpoint);
@@ -188,14 +195,7 @@ impl Row {
                 detail["way"] = payload.direction.name().into();
                 self.detail = Some(detail.into());
             }
-            Kind::FlowClose(close) => {
-                self.endpoint(&close.endpoint);
-                self.bytes_in = Some(close.bytes_in);
-                self.bytes_out = Some(close.bytes_out);
-                self.detail = Some(json!({
-                    "open_ns": close.open_ns, "established": close.established, "alive": close.alive,
-                }).into());
-            }
+            Kind::FlowClose(close) => self.flow_close(close),
             Kind::File(file) => self.file_call(file),
             Kind::Stopped(stopped) => {
                 self.detail = Some(
@@ -223,6 +223,24 @@ impl Row {
                     Some(json!({"argv": seed.argv, "cwd": seed.cwd, "member": seed.member}).into());
             }
             Kind::Agent(_) | Kind::Tally(_) => {}
+        }
+    }
+
+    fn flow_close(&mut self, close: &FlowClose) {
+        self.endpoint(&close.endpoint);
+        self.bytes_in = Some(close.bytes_in);
+        self.bytes_out = Some(close.bytes_out);
+        self.detail = Some(
+            json!({
+                "open_ns": close.open_ns, "established": close.established, "alive": close.alive,
+            })
+            .into(),
+        );
+        if let Some(origin) = close.origin {
+            self.detail()["origin"] = origin.name().into();
+        }
+        if let Some(number) = close.retransmits {
+            self.detail()["retransmits"] = number.into();
         }
     }
 

@@ -65,6 +65,8 @@ fn close() -> Kind {
         open_ns: 1,
         established: true,
         alive: false,
+        retransmits: None,
+        origin: None,
     })
 }
 

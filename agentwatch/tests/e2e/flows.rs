@@ -1,9 +1,12 @@
 //! Flows: who, where to, and every byte.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
+    outside::Outside,
     support::{Agent, Background, Place, is_listening, port, python, until},
     tests,
 };
@@ -13,6 +16,7 @@ tests! {
     udp_connected_and_not needs "python3";
     a_refused_connection needs "python3";
     accepted_connections needs "python3";
+    what_is_sent_again_is_counted needs "python3", "ip";
 }
 
 const SENT: u64 = 1_000_003;
@@ -194,5 +198,59 @@ fn accepted_connections() -> Result<()> {
         close["bytes_in"] == 8 && close["bytes_out"] == 15 && close["cookie"] == accept["cookie"],
         "{close}"
     );
+    Ok(())
+}
+
+/// The answers of a host outside are lost for a while: what is sent again is no more bytes, and counted.
+fn what_is_sent_again_is_counted() -> Result<()> {
+    let place = Place::new()?;
+    let outside = Outside::new()?;
+    let port = port();
+    let _server = outside.python(
+        "import socket, sys\n\
+         s = socket.socket(); s.bind(('0.0.0.0', int(sys.argv[1]))); s.listen(1); c, _ = s.accept()\n\
+         while c.recv(65536): pass\n\
+         c.close()",
+        &[&port.to_string()],
+    )?;
+    let address = &outside.address;
+    let client = format!(
+        "import socket, sys, time\n\
+         for _ in range(100):\n\
+         \x20   try: s = socket.create_connection(('{address}', {port}), 5); break\n\
+         \x20   except OSError: time.sleep(.1)\n\
+         print(s.getsockname()[0], flush=True); input()\n\
+         s.sendall(b'again' * 20); time.sleep(1.5); print('sent', flush=True); input()\n\
+         s.shutdown(1); s.recv(1); s.close()"
+    );
+    let agent = Agent::new(&place);
+    let mut running = agent
+        .command(&["/usr/bin/python3", "-c", &client])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let mut input = running.stdin.take().context("no input")?;
+    let mut lines = BufReader::new(running.stdout.take().context("no output")?).lines();
+    let own = lines.next().context("no connection")??;
+    let route = |what: &str| -> Result<()> {
+        let status = outside
+            .inside("ip")
+            .args(["route", what, "blackhole", &own])
+            .status()?;
+        ensure!(status.success(), "ip route {what}: {status}");
+        Ok(())
+    };
+    route("add")?;
+    input.write_all(b"\n")?;
+    lines.next().context("nothing sent")??;
+    route("del")?;
+    input.write_all(b"\n")?;
+    let outcome = agent.outcome(&running.wait_with_output()?)?;
+    outcome.is_quiet()?;
+    let close = closed(&outcome.events("flow_close")?, &format!("{address}:{port}"))?;
+    ensure!(close["bytes_out"] == 100, "{close}");
+    let again = close["detail"]["retransmits"].as_u64();
+    ensure!(again >= Some(1), "{close}");
     Ok(())
 }

@@ -3,13 +3,17 @@
 use std::{fs, process::Command};
 
 use agentwatch::{
+    cli::replay,
     decode,
     event::{Event, Kind},
+    finding::Severity,
+    policy::Policy,
     probe::{Options, Probe},
+    recording,
     source::Source,
 };
 use agentwatch_common::loss::Tally;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
     support::{Cgroup, Place},
@@ -19,6 +23,7 @@ use crate::{
 tests! {
     the_sum_holds_under_a_load_that_loses;
     nothing_is_lost_of_an_ordinary_load;
+    what_agents_can_fill_is_less_than_32_mib;
     a_flood_costs_no_other_agent_an_event needs "/usr/bin/python3";
 }
 
@@ -99,6 +104,35 @@ fn nothing_is_lost_of_an_ordinary_load() -> Result<()> {
     Ok(())
 }
 
+/// By the kernel's own count of what is there at the start, and of what the rest takes when it is full.
+fn what_agents_can_fill_is_less_than_32_mib() -> Result<()> {
+    let full = |options: &Options| -> Result<(u64, u64)> {
+        let probe = Probe::load(options)?;
+        let maps = probe.memory()?;
+        probe.leave()?;
+        ensure!(
+            maps.iter().any(|map| map.name == "EVENTS_BULK") && maps.len() > 30,
+            "not all maps: {maps:#?}"
+        );
+        let of_agents = maps.iter().filter(|map| !map.of_policies);
+        let full = of_agents.map(|map| map.full).sum();
+        Ok((full, maps.iter().map(|map| map.now).sum()))
+    };
+    let (most, now) = full(&Options::DEFAULT)?;
+    // What each processor has of its own comes on top: the scratch memory and the counters.
+    let cpus = std::thread::available_parallelism()?.get() as u64;
+    let limit = (32 << 20) + cpus.saturating_sub(8) * (64 << 10);
+    ensure!(most < limit, "{most} bytes with {cpus} processors");
+    ensure!(now <= most + (4 << 20), "{now} now, {most} when full");
+    let small = Options {
+        map_mib: 8,
+        ..Options::DEFAULT
+    };
+    let (small, _) = full(&small)?;
+    ensure!(small < most / 3, "{small} of {most}");
+    Ok(())
+}
+
 /// One agent floods both rings while nobody reads; then another one does its work.
 fn a_flood_costs_no_other_agent_an_event() -> Result<()> {
     use std::os::unix::fs::MetadataExt as _;
@@ -157,6 +191,9 @@ fn a_flood_costs_no_other_agent_an_event() -> Result<()> {
         );
     }
     let share_full = 5;
+    let mut recorded = batch.clone();
+    source.losses(&[FLOOD, QUIET], u64::MAX, &mut recorded);
+    is_found(&recorded, FLOOD)?;
     let flood = source.tally(FLOOD);
     ensure!(flood.lost[share_full] > 0, "{:?}", flood.lost);
     ensure!(flood.delivered > 0, "nothing of the flood came");
@@ -183,5 +220,27 @@ fn a_flood_costs_no_other_agent_an_event() -> Result<()> {
         let one = events.iter().any(|event| event.kind.name() == name);
         ensure!(one, "no {name}");
     }
+    Ok(())
+}
+
+/// A replay of these records finds the flood of an agent, once, and nothing else.
+fn is_found(records: &[bytes::Bytes], agent: u32) -> Result<()> {
+    let mut bytes = recording::MAGIC.to_vec();
+    for record in records {
+        bytes.extend_from_slice(record);
+    }
+    let mut recording = recording::Recording::new(&bytes[..], "it".to_owned())?;
+    let findings = replay::findings(&mut recording, Policy::default())?;
+    let [finding] = &findings[..] else {
+        bail!("not one finding: {findings:#?}");
+    };
+    ensure!(
+        finding.detector == "event-flood" && finding.agent == format!("agent-{agent}"),
+        "{finding:#?}"
+    );
+    ensure!(
+        finding.severity == Severity::Medium && finding.process.pid != 0,
+        "{finding:#?}"
+    );
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! in the namespaces.
 
 mod aliases;
+mod borrowed;
 mod calls;
 mod deletion;
 mod denial;
@@ -13,6 +14,7 @@ mod files;
 mod flows;
 mod history;
 mod loss;
+mod mapped;
 mod names;
 mod outside;
 mod payload;
@@ -22,6 +24,7 @@ mod recordings;
 mod run;
 mod sends;
 mod support;
+mod thinning;
 mod tunnels;
 mod uring;
 
@@ -74,6 +77,9 @@ fn main() {
         calls::TESTS,
         aliases::TESTS,
         sends::TESTS,
+        borrowed::TESTS,
+        mapped::TESTS,
+        thinning::TESTS,
         uring::TESTS,
         denial::network::TESTS,
         denial::others::TESTS,

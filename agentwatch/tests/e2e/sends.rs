@@ -17,7 +17,6 @@ tests! {
     short_flows_are_all_there needs "/usr/bin/python3";
     large_datagrams needs "/usr/bin/python3";
     an_inherited_socket needs "/usr/bin/python3";
-    a_socket_from_a_message needs "/usr/bin/python3";
 }
 
 /// Reads to the end of each connection and answers five bytes; resets where it is told `R` first.
@@ -34,14 +33,14 @@ while True:
     c, _ = s.accept(); threading.Thread(target=go, args=(c,)).start()
 ";
 
-fn server(port: u16) -> Result<Background> {
+pub fn server(port: u16) -> Result<Background> {
     let mut command = python(SERVER, &[&port.to_string()]);
     let server = Background::start(command.stderr(Stdio::null()))?;
     until("the server", || is_listening(port))?;
     Ok(server)
 }
 
-fn client(place: &Place, script: &str) -> Result<Outcome> {
+pub fn client(place: &Place, script: &str) -> Result<Outcome> {
     let script = place.file("work/client.py", script)?;
     let outcome = Agent::new(place).run(&["/usr/bin/python3", &script])?;
     outcome.is_quiet()?;
@@ -193,40 +192,5 @@ fn an_inherited_socket() -> Result<()> {
     )?;
     let flows = flows(&outcome, &format!("127.0.0.1:{port}"))?;
     ensure!(flows == [(7, 5)], "{flows:?}");
-    Ok(())
-}
-
-/// A connection that somebody outside the agent made, and gave to it.
-fn a_socket_from_a_message() -> Result<()> {
-    let place = Place::new()?;
-    let port = port();
-    let _server = server(port)?;
-    let giver = place.text("giver");
-    let mut outside = python(
-        "import array, socket, sys\n\
-         u = socket.socket(socket.AF_UNIX); u.bind(sys.argv[1]); u.listen(1); c, _ = u.accept()\n\
-         s = socket.create_connection(('127.0.0.1', int(sys.argv[2])))\n\
-         c.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [s.fileno()]))])\n\
-         c.recv(1)",
-        &[&giver, &port.to_string()],
-    );
-    let _outside = Background::start(&mut outside)?;
-    until("the giver", || place.path("giver").exists())?;
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    let outcome = client(
-        &place,
-        &format!(
-            "import socket\n\
-             u = socket.socket(socket.AF_UNIX); u.connect('{giver}')\n\
-             _, fds, _, _ = socket.recv_fds(u, 1, 4); s = socket.socket(fileno=fds[0])\n\
-             s.sendall(b'given'); s.shutdown(1); s.recv(5, socket.MSG_WAITALL)\n"
-        ),
-    )?;
-    let remote = format!("127.0.0.1:{port}");
-    let received = outcome.events("socket_received")?;
-    ensure!(
-        received.iter().any(|event| event["remote"] == *remote),
-        "{received:#?}"
-    );
     Ok(())
 }

@@ -5,7 +5,7 @@ use agentwatch::{
     event::{
         Address, Call, CallOp, Connect, Credentials, Denied, DeniedObject, DeniedOp, Direction,
         Endpoint, Exec, ExecMeans, Exit, File, FileOp, FlowClose, FlowData, Inode, Kind,
-        PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, Stopped,
+        PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, SocketOrigin, Stopped,
     },
 };
 
@@ -116,6 +116,7 @@ pub fn every_kind() -> Vec<Kind> {
             mode: 0o600,
             flags: 1,
             size: 9,
+            count: 3,
             created: true,
             write: true,
         }))
@@ -167,6 +168,7 @@ pub fn every_kind() -> Vec<Kind> {
             moved: 3,
             to: u64::MAX,
             to_agent: 0,
+            protected: true,
         },
         Kind::Connect(Box::new(Connect {
             endpoint: endpoint(),
@@ -175,6 +177,7 @@ pub fn every_kind() -> Vec<Kind> {
         Kind::Accept(endpoint()),
         Kind::Listen(endpoint()),
         Kind::SocketReceived(endpoint()),
+        Kind::SocketInherited(endpoint()),
         Kind::Denied(Box::new(Denied {
             op: DeniedOp::Sysctl,
             object: DeniedObject::Sysctl("kernel/x".to_owned()),
@@ -199,6 +202,8 @@ pub fn every_kind() -> Vec<Kind> {
             open_ns: 1,
             established: true,
             alive: false,
+            retransmits: Some(2),
+            origin: Some(SocketOrigin::Received),
         }),
         Kind::Seed(Box::new(Seed {
             member: true,
@@ -225,6 +230,7 @@ pub fn every_kind() -> Vec<Kind> {
             FileOp::Umount,
             FileOp::PivotRoot,
             FileOp::Chroot,
+            FileOp::MmapExec,
         ]
         .map(file),
     );

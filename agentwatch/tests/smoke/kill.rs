@@ -9,15 +9,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agentwatch::{probe::support, respond::cgroup::AgentCgroup};
+use agentwatch::{
+    probe::{seed, support},
+    respond::cgroup::AgentCgroup,
+};
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Agent, Guarded, PATIENCE, Test, make_files, myself, remove_cgroup};
+use super::{Agent, Guarded, PATIENCE, POLICY, Test, make_files, myself, remove_cgroup};
 
 pub const TESTS: &[(&str, Test)] = &[
     (
         "a_threaded_cgroup_saves_no_agent",
         a_threaded_cgroup_saves_no_agent,
+    ),
+    ("a_hostage_saves_no_agent", a_hostage_saves_no_agent),
+    (
+        "hostages_are_freed_where_nothing_is_killed",
+        hostages_are_freed_where_nothing_is_killed,
     ),
     (
         "a_chain_of_forks_in_a_threaded_cgroup_is_killed",
@@ -32,6 +40,9 @@ const LINKS: u32 = 3000;
 pub fn act(words: &[&str]) -> Result<()> {
     match *words {
         ["hide-and-remove", folder] => hide_and_remove(Path::new(folder)),
+        ["take-and-remove", folder] => take_and_remove(Path::new(folder)),
+        ["take"] => take(std::os::unix::process::parent_id()),
+        ["take", agentwatch] => take(agentwatch.parse()?),
         ["chain-in", cgroup] => chain_in(Path::new(cgroup)),
         ["chain", left] => chain(left.parse()?),
         _ => bail!("what is {words:?}?"),
@@ -40,12 +51,40 @@ pub fn act(words: &[&str]) -> Result<()> {
 
 /// Enters a threaded cgroup below its own, then deletes.
 fn hide_and_remove(folder: &Path) -> Result<()> {
+    enter_threaded(&own_cgroup()?.join("hidden"))?;
+    remove_all(folder)
+}
+
+/// Moves agentwatch, and what started it, into its own cgroup.
+fn take(agentwatch: u32) -> Result<()> {
+    let above = seed::parent(agentwatch).context("nobody started agentwatch")?;
+    for hostage in [agentwatch, above] {
+        fs::write(own_cgroup()?.join("cgroup.procs"), hostage.to_string())?;
+    }
+    Ok(())
+}
+
+/// Three processes take hostages, and one of them deletes.
+fn take_and_remove(folder: &Path) -> Result<()> {
+    let agentwatch = std::os::unix::process::parent_id().to_string();
+    let command = myself(&["kill", "take", &agentwatch])?;
+    for _ in 0..2 {
+        Command::new(&command[0]).args(&command[1..]).spawn()?;
+    }
+    fs::write(own_cgroup()?.join("cgroup.procs"), agentwatch)?;
+    remove_all(folder)
+}
+
+fn own_cgroup() -> Result<PathBuf> {
     let cgroups = fs::read_to_string("/proc/self/cgroup")?;
     let own = cgroups
         .lines()
         .find_map(|line| line.strip_prefix("0::/"))
         .context("in no cgroup v2")?;
-    enter_threaded(&support::cgroup2()?.join(own).join("hidden"))?;
+    Ok(support::cgroup2()?.join(own))
+}
+
+fn remove_all(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         fs::remove_file(entry?.path())?;
     }
@@ -82,6 +121,48 @@ fn a_threaded_cgroup_saves_no_agent() -> Result<()> {
     make_files(&folder)?;
     let outcome = agent.run(&["kill", "hide-and-remove", &folder.display().to_string()])?;
     outcome.killed(&agent, "mass-deletion")?;
+    Ok(())
+}
+
+fn a_hostage_saves_no_agent() -> Result<()> {
+    let home = own_cgroup()?;
+    let agent = Agent::new("hostage")?;
+    let folder = agent.path("precious");
+    make_files(&folder)?;
+    let before = fs::read_dir(&folder)?.count();
+    let outcome = agent.run(&["kill", "take-and-remove", &folder.display().to_string()])?;
+    // As many as were quick enough to take one.
+    ensure!(
+        outcome.status == 137 && !outcome.findings.is_empty(),
+        "{}",
+        outcome.said
+    );
+    for finding in &outcome.findings {
+        ensure!(finding["detector"] == "monitor-tampering", "{finding}");
+        ensure!(finding["response"]["taken"] == "kill", "{finding}");
+    }
+    let left = fs::read_dir(&folder)?.count();
+    ensure!(left == before, "{left} of {before} are left");
+    ensure!(own_cgroup()? == home, "this test was not moved back");
+    Ok(())
+}
+
+fn hostages_are_freed_where_nothing_is_killed() -> Result<()> {
+    let home = own_cgroup()?;
+    let agent = Agent::new("freed")?;
+    fs::write(
+        agent.path(POLICY),
+        "apiVersion: agentwatch/v1\nkind: Policy\nmode: observe\n",
+    )?;
+    let outcome = agent.run(&["kill", "take"])?;
+    ensure!(outcome.status == 0, "{}", outcome.said);
+    let finding = outcome
+        .findings
+        .iter()
+        .find(|finding| finding["detector"] == "monitor-tampering")
+        .with_context(|| outcome.said.clone())?;
+    ensure!(finding["severity"] == "critical", "{finding}");
+    ensure!(own_cgroup()? == home, "this test was not moved back");
     Ok(())
 }
 

@@ -140,6 +140,9 @@ impl Drop for Guarded {
     }
 }
 
+/// The agent's policy, in the folder of its test, where the test wrote one.
+const POLICY: &str = "policy.yaml";
+
 /// An agent, which is this program, and the folder of its test.
 struct Agent {
     name: String,
@@ -175,8 +178,12 @@ impl Agent {
     }
 
     fn start_with(&self, options: &[&str], words: &[&str]) -> Result<Guarded> {
-        let child = agentwatch(&["run", "-o", "json", "--name", &self.name, "--log"])
-            .arg(self.path("log"))
+        let mut command = agentwatch(&["run", "-o", "json", "--name", &self.name, "--log"]);
+        command.arg(self.path("log"));
+        if self.path(POLICY).exists() {
+            command.arg("--policy").arg(self.path(POLICY));
+        }
+        let child = command
             .arg("--data-dir")
             .arg(self.path("data"))
             .args(options)

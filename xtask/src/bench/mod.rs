@@ -4,6 +4,7 @@
 //! without it once more: what differs between the two is noise, and no target is missed by less.
 
 mod cell;
+mod parts;
 mod peer;
 mod server;
 mod table;
@@ -16,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{build, workspace};
 use cell::{Place, Setting};
+use parts::PARTS;
 use peer::PEERS;
 use table::{Measured, Row};
 use work::{RATE, RATE_CPU_US, RATE_EVENTS, RATE_RSS_MB, WORKS, Work};
@@ -45,7 +47,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         table::list(WORKS);
         return Ok(ExitCode::SUCCESS);
     }
-    let known = |name: &String| name == RATE || WORKS.iter().any(|work| work.name == name);
+    let known =
+        |name: &String| name == RATE || name == PARTS || WORKS.iter().any(|work| work.name == name);
     if let Some(unknown) = args.names.iter().find(|name| !known(name)) {
         bail!("there is no work named {unknown:?}: `cargo xtask bench --list` names them");
     }
@@ -73,6 +76,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if wanted(RATE) {
         over |= !rate(&place)?;
+    }
+    if wanted(PARTS) {
+        over |= !parts::measure()?;
     }
     if beside > 0 {
         println!(

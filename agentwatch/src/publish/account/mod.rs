@@ -256,7 +256,8 @@ impl Account {
             "truncate" => &mut files.truncated,
             _ => return,
         };
-        *counter += 1;
+        let calls = row.number("count").unwrap_or(1);
+        *counter += calls;
         let changed = match row.kind.as_str() {
             "link" | "symlink" => row.path2.as_deref().unwrap_or(path),
             _ => path,
@@ -266,7 +267,7 @@ impl Account {
                 "/",
                 |(folder, _)| if folder.is_empty() { "/" } else { folder },
             );
-        count(&mut files.folders, folder);
+        add(&mut files.folders, folder, calls);
     }
 
     /// Takes a finding in.
@@ -318,6 +319,7 @@ impl Account {
                 .flatten()
                 .filter_map(lost)
                 .collect(),
+            thinned: number("thinned"),
             cut: number("cut"),
             faults: number("faults"),
             untagged: number("untagged"),
@@ -382,9 +384,13 @@ fn peer(row: &Row) -> Option<String> {
 }
 
 fn count(of: &mut BTreeMap<String, u64>, name: &str) {
+    add(of, name, 1);
+}
+
+fn add(of: &mut BTreeMap<String, u64>, name: &str, number: u64) {
     if let Some(n) = of.get_mut(name) {
-        *n += 1;
+        *n += number;
     } else if of.len() < KEPT {
-        of.insert(name.to_owned(), 1);
+        of.insert(name.to_owned(), number);
     }
 }

@@ -1,0 +1,220 @@
+//! Sockets that somebody outside made and an agent uses: found where an agent has them from the start,
+//! and asked about at the end (`agentwatch-ebpf/src/probes/borrowed.rs`).
+
+use std::{
+    fs,
+    mem::offset_of,
+    os::fd::{AsRawFd as _, RawFd},
+    path::Path,
+};
+
+use agentwatch_common::{Header, flow::Borrowed, kind, process::CgroupMove, tag::Task};
+use anyhow::{Context as _, Result};
+use aya::{
+    maps::HashMap,
+    programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
+};
+use bytes::Bytes;
+use rustix::{
+    io::FdFlags,
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
+
+use super::{Probe, explain, parallel};
+
+/// Most descriptors of a process that are looked at.
+const DESCRIPTORS: usize = 4096;
+
+/// The programs that are run from here.
+const RUN: [&str; 2] = ["socket_inherited", "socket_ask"];
+
+/// What records say that concerns this.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// A process got a socket from somebody.
+    pub received: bool,
+    /// Processes that came to an agent's cgroup, with the agent.
+    pub moved: Vec<(u32, u32)>,
+}
+
+impl News {
+    /// Of these records.
+    pub fn of(records: &[Bytes]) -> Self {
+        let mut news = Self::default();
+        for record in records {
+            let number = |at: usize| {
+                let bytes = record.get(at..at + 4)?;
+                Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+            };
+            let at = offset_of!(Header, kind);
+            let kind = record
+                .get(at..at + 2)
+                .map(|b| u16::from_ne_bytes([b[0], b[1]]));
+            match kind {
+                Some(kind::SOCKET_RECEIVED | kind::SOCKET_INHERITED) => news.received = true,
+                Some(kind::CGROUP_MOVE) => {
+                    let at = size_of::<Header>();
+                    let moved = number(at + offset_of!(CgroupMove, moved));
+                    let agent = number(at + offset_of!(CgroupMove, to_agent));
+                    news.moved
+                        .extend(moved.zip(agent).filter(|(_, agent)| *agent != 0));
+                }
+                _ => {}
+            }
+        }
+        news
+    }
+}
+
+/// The sockets that are followed, and whether they are.
+#[derive(Default)]
+pub(super) struct Following {
+    attached: bool,
+    /// Why they are not, said once.
+    refused: Option<String>,
+}
+
+impl Probe {
+    /// Does what these records ask for. What cannot be done is said, once.
+    pub fn follow(&mut self, news: &News) -> Option<String> {
+        let moved = |probe: &mut Self| -> Result<()> {
+            for (pid, agent) in &news.moved {
+                probe.inherited(*agent, *pid)?;
+            }
+            Ok(())
+        };
+        let mut done = moved(self);
+        if news.received {
+            done = done.and_then(|()| self.attach_socket_state());
+        }
+        let error = format!("{:#}", done.err()?);
+        let first = self.following.refused.is_none();
+        self.following.refused = Some(error.clone());
+        first.then_some(error)
+    }
+
+    /// Takes down the sockets that agentwatch itself passes on to what it starts.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not run its programs.
+    pub fn passed_on(&mut self, agent: u32) -> Result<()> {
+        for fd in sockets(Path::new("/proc/self/fd")) {
+            // SAFETY: one of this process's own, which nobody closes meanwhile: it is single-threaded
+            // in what it does with those that it was started with.
+            let own = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+            let kept = rustix::io::fcntl_getfd(own).is_ok_and(|f| !f.contains(FdFlags::CLOEXEC));
+            if kept {
+                self.take_down(fd, agent, 0, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes down the sockets that a process has, where others made them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not run its programs.
+    pub fn inherited(&mut self, agent: u32, pid: u32) -> Result<()> {
+        let mut found = sockets(Path::new(&format!("/proc/{pid}/fd"))).peekable();
+        if found.peek().is_none() {
+            return Ok(());
+        }
+        let tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+        let task = tasks.get(&pid, 0).ok();
+        let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let Some(process) = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        else {
+            return Ok(()); // gone
+        };
+        for fd in found {
+            // Closed meanwhile, or the process is gone; what is had here is closed again at once.
+            if let Ok(own) = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
+                self.take_down(own.as_raw_fd(), agent, pid, task)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_down(&mut self, fd: RawFd, agent: u32, pid: u32, task: Option<Task>) -> Result<()> {
+        self.attach_socket_state()?;
+        let uid = fs::metadata(format!("/proc/{pid}")).map_or(0, |process| {
+            use std::os::unix::fs::MetadataExt as _;
+            process.uid()
+        });
+        let fd = u64::try_from(fd).unwrap_or(u64::MAX);
+        let (start_ns, parent) = task.map_or((0, 0), |task| (task.start_ns, task.ppid));
+        let arguments = [
+            fd,
+            agent.into(),
+            pid.into(),
+            start_ns,
+            parent.into(),
+            uid.into(),
+        ];
+        self.run("socket_inherited", &arguments)
+    }
+
+    /// Has the kernel tell when such a socket is closed. Those that were closed before are told now.
+    fn attach_socket_state(&mut self) -> Result<()> {
+        if self.following.attached {
+            return Ok(());
+        }
+        for name in RUN {
+            parallel::load(self.program(name)?).map_err(|error| explain(&error))?;
+        }
+        self.attach_raw("socket_state", "inet_sock_set_state")
+            .map_err(|error| explain(&error))
+            .context("cannot be told when sockets are closed")?;
+        self.following.attached = true;
+        self.ask(None)
+    }
+
+    /// Has the kernel tell what it knows of an agent's borrowed sockets, as the watching ends.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not run its programs.
+    pub fn give_up_sockets(&mut self, agent: u32) -> Result<()> {
+        if self.following.attached {
+            self.ask(Some(agent))?;
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, ends: Option<u32>) -> Result<()> {
+        let map: HashMap<_, u64, Borrowed> = self.map("BORROWED")?.try_into()?;
+        let sockets: Vec<(u64, Borrowed)> = map.iter().filter_map(Result::ok).collect();
+        for (sk, borrowed) in sockets {
+            if ends.is_none_or(|agent| agent == borrowed.agent) {
+                self.run("socket_ask", &[sk, u64::from(ends.is_some())])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, name: &str, arguments: &[u64]) -> Result<()> {
+        let mut options = RawTracePointRunOptions::new();
+        for (to, from) in options.args.iter_mut().zip(arguments) {
+            *to = *from;
+        }
+        let program: &mut RawTracePoint = self.program(name)?.try_into()?;
+        program
+            .test_run(options)
+            .map_err(|error| explain(&error))
+            .with_context(|| format!("cannot run the kernel program {name}"))?;
+        Ok(())
+    }
+}
+
+/// The descriptors of a process that are sockets, as their links say: `socket:[NUMBER]`.
+fn sockets(folder: &Path) -> impl Iterator<Item = RawFd> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.take(DESCRIPTORS).filter_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        let target = target.to_str()?;
+        let fd = entry.file_name().to_str()?.parse().ok()?;
+        target.starts_with("socket:").then_some(fd)
+    })
+}

@@ -1,0 +1,113 @@
+//! What the source reads of the kernel programs.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use agentwatch_common::{
+    file::{ThinKey, Thinned},
+    flow::{FlowKey, FlowState},
+    loss::{CounterKey, Read, Tally, counter},
+};
+use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, MapData, PerCpuHashMap, RingBuf};
+
+use super::Probe;
+
+/// What `source.rs` reads.
+pub struct Rings {
+    /// Urgent records.
+    pub prio: RingBuf<MapData>,
+    /// All others.
+    pub bulk: RingBuf<MapData>,
+    /// Flows that are open.
+    pub flows: HashMap<MapData, FlowKey, FlowState>,
+    /// What was read of each agent.
+    pub read: HashMap<MapData, u32, Read>,
+    /// Opens that were not told one by one.
+    pub thinned: HashMap<MapData, ThinKey, Thinned>,
+    counters: PerCpuHashMap<MapData, CounterKey, u64>,
+}
+
+impl Rings {
+    /// Descriptors of their own that become readable when there are records.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many open files.
+    pub fn fds(&self) -> io::Result<[OwnedFd; 2]> {
+        Ok([
+            self.prio.as_fd().try_clone_to_owned()?,
+            self.bulk.as_fd().try_clone_to_owned()?,
+        ])
+    }
+
+    /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.
+    pub fn tally(&self, agent: u32) -> Tally {
+        let get = |what: u32| -> u64 {
+            self.counters
+                .get(
+                    &CounterKey {
+                        agent,
+                        counter: what,
+                    },
+                    0,
+                )
+                .map_or(0, |values| values.iter().sum())
+        };
+        let mut lost = [0; 7];
+        for (slot, what) in lost
+            .iter_mut()
+            .zip(counter::LOST_FIRST..=counter::LOST_LAST)
+        {
+            *slot = get(what);
+        }
+        Tally {
+            emitted: get(counter::EMITTED),
+            delivered: 0,
+            lost,
+            thinned: get(counter::THINNED),
+            cut: get(counter::CUT),
+            faults: get(counter::FAULTS),
+            untagged: get(counter::TASKS_FULL) + get(counter::CGROUPS_FULL),
+            opens_read: get(counter::OPENS_READ),
+            opens_write: get(counter::OPENS_WRITE),
+        }
+    }
+}
+
+impl Probe {
+    /// The two ring buffers and what the source reads beside them. Once.
+    ///
+    /// # Errors
+    ///
+    /// When they were taken already.
+    pub fn take_rings(&mut self) -> Result<Rings> {
+        Ok(Rings {
+            prio: self.take("EVENTS_PRIO")?.try_into()?,
+            bulk: self.take("EVENTS_BULK")?.try_into()?,
+            flows: self.take("FLOWS")?.try_into()?,
+            read: self.take("READ")?.try_into()?,
+            thinned: self.take("THINNED")?.try_into()?,
+            counters: self.take("COUNTERS")?.try_into()?,
+        })
+    }
+
+    /// Has every open of an agent told by itself, or those that repeat one by their number.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many agents.
+    pub fn thin(&mut self, agent: u32, thin: bool) -> Result<()> {
+        let mut unthinned: HashMap<_, u32, u8> = self.map("UNTHINNED")?.try_into()?;
+        if thin {
+            // It is not there unless the policy was another one before.
+            let _ = unthinned.remove(&agent);
+            return Ok(());
+        }
+        unthinned
+            .insert(agent, 1, 0)
+            .context("too many agents whose opens are not thinned: at most 1024")
+    }
+}
