@@ -118,9 +118,10 @@ fn act(tier: &str) -> Result<Events> {
 /// An inode's number becomes the name by which it was made or opened for writing first: that, every tier
 /// knows.
 fn name_inode(event: &mut Value, names: &mut HashMap<String, String>) {
-    let Some(number) = event.get("ino").map(Value::to_string) else {
+    if event.get("ino").is_none() {
         return;
-    };
+    }
+    let number = format!("{}:{}", event["dev"], event["ino"]);
     let path = event["path"].as_str().unwrap_or_default().to_owned();
     if event["kind"] == "open" || event["kind"] == "exec" {
         names.entry(number.clone()).or_insert(path);
