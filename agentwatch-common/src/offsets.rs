@@ -145,6 +145,7 @@ offsets! {
     regs_arg3: "pt_regs"."r10",
     regs_arg4: "pt_regs"."r8",
     regs_arg5: "pt_regs"."r9",
+    regs_number: "pt_regs"."orig_ax",
     socket_sk: "socket"."sk",
     sk_protocol: "sock"."sk_protocol",
     skc_cookie: "sock_common"."skc_cookie",

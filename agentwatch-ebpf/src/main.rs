@@ -33,14 +33,16 @@ mod tag;
 
 use aya_ebpf::{
     macros::{
-        cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sysctl, fentry,
+        cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sysctl, fentry, fexit,
         raw_tracepoint, sock_ops, tracepoint,
     },
     programs::{
-        DeviceContext, FEntryContext, RawTracePointContext, SkBuffContext, SockAddrContext,
-        SockContext, SockOpsContext, SysctlContext, TracePointContext,
+        DeviceContext, FEntryContext, FExitContext, RawTracePointContext, SkBuffContext,
+        SockAddrContext, SockContext, SockOpsContext, SysctlContext, TracePointContext,
     },
 };
+
+use probes::syscall::Function;
 
 /// What a cgroup program answers: let it pass.
 const PASS: i32 = 1;
@@ -205,6 +207,30 @@ fn path_truncate(ctx: FEntryContext) -> u32 {
     0
 }
 
+#[fentry(function = "security_inode_setxattr")]
+fn path_setxattr(ctx: FEntryContext) -> u32 {
+    probes::path::attribute(&ctx);
+    0
+}
+
+#[fentry(function = "security_inode_removexattr")]
+fn path_remxattr(ctx: FEntryContext) -> u32 {
+    probes::path::attribute(&ctx);
+    0
+}
+
+#[fentry(function = "security_inode_set_acl")]
+fn path_set_acl(ctx: FEntryContext) -> u32 {
+    probes::path::attribute(&ctx);
+    0
+}
+
+#[fentry(function = "security_inode_remove_acl")]
+fn path_rem_acl(ctx: FEntryContext) -> u32 {
+    probes::path::attribute(&ctx);
+    0
+}
+
 // Sockets: cgroup programs, attached to the agent's cgroup, so that nobody else pays.
 
 #[cgroup_sock_addr(connect4)]
@@ -319,6 +345,87 @@ fn call_enter(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 fn call_exit(ctx: TracePointContext) -> u32 {
     probes::call::exit(&ctx);
+    0
+}
+
+// The trampoline tier of all system calls above: at the functions that do them, so that no other call of
+// the host pays. Each is loaded once and called by a stub of its own at every function
+// (`probe/functions.rs`); `openat` here stands for any of them. Most calls need the exit only, where
+// their arguments still are.
+
+#[fentry(function = "sys_openat")]
+fn fn_file_enter(ctx: FEntryContext) -> u32 {
+    probes::file::enter(&Function::entry(&ctx));
+    0
+}
+
+#[fentry(function = "sys_openat")]
+fn fn_mmap(ctx: FEntryContext) -> u32 {
+    probes::mapped::enter(&Function::entry(&ctx));
+    0
+}
+
+#[fexit(function = "sys_openat")]
+fn fn_file_exit(ctx: FExitContext) -> u32 {
+    probes::file::exit(&Function::exit(&ctx));
+    0
+}
+
+#[fexit(function = "sys_openat")]
+fn fn_open(ctx: FExitContext) -> u32 {
+    probes::open::exit(&Function::exit(&ctx));
+    0
+}
+
+#[fexit(function = "sys_openat")]
+fn fn_call(ctx: FExitContext) -> u32 {
+    probes::call::exit(&Function::exit(&ctx));
+    0
+}
+
+#[fexit(function = "sys_openat")]
+fn fn_listen(ctx: FExitContext) -> u32 {
+    probes::socket::listen_whole(&Function::exit(&ctx));
+    0
+}
+
+#[fexit(function = "sys_openat")]
+fn fn_accept(ctx: FExitContext) -> u32 {
+    probes::socket::accept_exit(&Function::exit(&ctx));
+    0
+}
+
+#[fexit(function = "sys_openat")]
+fn fn_recvmsg(ctx: FExitContext) -> u32 {
+    probes::passed::whole(&Function::exit(&ctx));
+    0
+}
+
+// The same again for functions whose prototype has another name for the argument, `__unused`: a kernel can
+// be built without these calls, and has a substitute for each then (`COND_SYSCALL`), of which the type
+// information tells in place of the function.
+
+#[fexit(function = "sys_socket")]
+fn fn_call_2(ctx: FExitContext) -> u32 {
+    probes::call::exit(&Function::exit(&ctx));
+    0
+}
+
+#[fexit(function = "sys_listen")]
+fn fn_listen_2(ctx: FExitContext) -> u32 {
+    probes::socket::listen_whole(&Function::exit(&ctx));
+    0
+}
+
+#[fexit(function = "sys_accept")]
+fn fn_accept_2(ctx: FExitContext) -> u32 {
+    probes::socket::accept_exit(&Function::exit(&ctx));
+    0
+}
+
+#[fexit(function = "sys_recvmsg")]
+fn fn_recvmsg_2(ctx: FExitContext) -> u32 {
+    probes::passed::whole(&Function::exit(&ctx));
     0
 }
 

@@ -19,7 +19,9 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+    },
 };
 
 use crate::probes::{call::Entered, file::Pending, thin::Slot, uring::Request};
@@ -108,6 +110,19 @@ pub static CALL_ROWS: Array<CallRow> = Array::with_max_entries(SYSCALLS_LEN, 0);
 /// Such calls in flight, by `pid_tgid`. Full: counted as `LOST_CALLS_FULL`.
 #[map]
 pub static CALLS: HashMap<u64, Entered> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// The programs at the entry of functions that do system calls, which the stubs there call, by the number
+/// that `probe/functions.rs` gives them. Userspace fills it and refuses to overfill.
+#[map]
+pub static AT_ENTRY: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
+/// The same at their exit: the kernel takes programs of one kind only in one array.
+#[map]
+pub static AT_EXIT: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
+/// The same where the prototype is another one.
+#[map]
+pub static AT_EXIT_2: ProgramArray = ProgramArray::with_max_entries(8, 0);
 
 /// Agent → what it may still take away. Filled by userspace; without an entry there is no budget.
 #[map]

@@ -17,14 +17,29 @@ impl Registers {
         Self(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64)
     }
 
+    /// Those at an address of which the verifier knows the type.
+    #[inline(always)]
+    pub fn at(address: u64) -> Self {
+        Self(address)
+    }
+
+    /// The number of the system call.
+    #[inline(always)]
+    pub fn number(self) -> u32 {
+        self.load(offset!(regs_number)) as u32
+    }
+
+    /// The verifier knows the type of the structure, and the offsets: this is a load, no call.
+    #[inline(always)]
+    fn load(self, offset: u32) -> u64 {
+        // SAFETY: a member of the structure.
+        unsafe { ((self.0 + u64::from(offset)) as *const u64).read_volatile() }
+    }
+
     /// One argument of the system call, 0 where there is none of that index.
     #[inline(always)]
     pub fn argument(self, index: u8) -> u64 {
-        // The verifier knows the type of what the helper returns, and the offsets: these are loads, no calls.
-        let at = |offset: u32| -> u64 {
-            // SAFETY: a member of the structure.
-            unsafe { ((self.0 + u64::from(offset)) as *const u64).read_volatile() }
-        };
+        let at = |offset: u32| self.load(offset);
         match index {
             0 => at(offset!(regs_arg0)),
             1 => at(offset!(regs_arg1)),

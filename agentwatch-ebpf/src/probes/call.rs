@@ -9,20 +9,16 @@ use agentwatch_common::{
     loss::counter,
     tag::Task,
 };
-use aya_ebpf::{
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_probe_read_user as read_user, bpf_probe_read_user_str},
-    },
-    programs::TracePointContext,
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_probe_read_user as read_user, bpf_probe_read_user_str},
 };
 
-use super::file::{argument, number, result};
+use super::syscall;
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
-        config,
-        regs::{Registers, pick},
+        regs::pick,
         sock::{self, AF_INET, AF_INET6},
         task,
     },
@@ -42,13 +38,13 @@ pub struct Entered {
     row: CallRow,
 }
 
-/// `sys_enter_*` of the calls in the table.
+/// At the entry of the calls in the table.
 #[inline(always)]
-pub fn enter(ctx: &TracePointContext) {
+pub fn enter(ctx: &impl syscall::Call) {
     let Some(own) = tag::current() else {
         return;
     };
-    let Some(call) = told(ctx, own, |index| argument(ctx, index)) else {
+    let Some(call) = told(ctx, own, |index| ctx.argument(index)) else {
         return;
     };
     if CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0).is_err() {
@@ -59,8 +55,8 @@ pub fn enter(ctx: &TracePointContext) {
 
 /// The call, if it is one that is told.
 #[inline(always)]
-fn told(ctx: &TracePointContext, task: Task, argument: impl Fn(u8) -> u64) -> Option<Entered> {
-    let nr = number(ctx)?;
+fn told(ctx: &impl syscall::Call, task: Task, argument: impl Fn(u8) -> u64) -> Option<Entered> {
+    let nr = ctx.number()?;
     if nr >= SYSCALLS_LEN {
         return None;
     }
@@ -93,16 +89,15 @@ fn told(ctx: &TracePointContext, task: Task, argument: impl Fn(u8) -> u64) -> Op
     })
 }
 
-/// `sys_exit_*` of the calls in the table. Where the kernel lets us, they are looked at here only.
+/// At their exit. Where the kernel lets us, they are looked at here only.
 #[inline(always)]
-pub fn exit(ctx: &TracePointContext) {
-    if config::args_at_exit() {
+pub fn exit(ctx: &impl syscall::Call) {
+    if let Some(registers) = ctx.registers() {
         let Some(own) = tag::current() else {
             return;
         };
-        let registers = Registers::current();
         if let Some(call) = told(ctx, own, |index| registers.argument(index)) {
-            returned(&call, result(ctx));
+            returned(&call, ctx.result());
         }
         return;
     }
@@ -111,7 +106,7 @@ pub fn exit(ctx: &TracePointContext) {
     let Some(call) = CALLS.get_ptr(&id).map(|call| unsafe { &*call }) else {
         return;
     };
-    returned(call, result(ctx));
+    returned(call, ctx.result());
     let _ = CALLS.remove(&id);
 }
 

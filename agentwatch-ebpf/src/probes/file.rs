@@ -11,10 +11,9 @@ use agentwatch_common::{
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str},
-    programs::TracePointContext,
 };
 
-use super::budget;
+use super::{budget, syscall::Call};
 use crate::{
     emit::{self, Builder, Way, mask},
     kernel::{
@@ -25,11 +24,6 @@ use crate::{
     maps::{IN_FLIGHT, IN_FLIGHT_CALLS, PENDING, PIECE_MAX, SYSCALLS},
     tag,
 };
-
-/// Where a syscall tracepoint has the number, and its arguments or result
-/// (`/sys/kernel/tracing/events/syscalls/*/format`; the same on every kernel).
-const NR_AT: usize = 8;
-const ARGS_AT: usize = 16;
 
 /// `AT_FDCWD` of <fcntl.h>.
 pub const AT_FDCWD: i32 = -100;
@@ -144,16 +138,16 @@ pub fn how(call: &Syscall, argument: impl Fn(u8) -> u64) -> (u32, u32) {
     (call.fixed_flags | flags as u32, mode as u32)
 }
 
-/// `sys_enter_*` of the calls in the table.
+/// At the entry of the calls in the table.
 #[inline(always)]
-pub fn enter(ctx: &TracePointContext) {
+pub fn enter(ctx: &impl Call) {
     let Some(own) = tag::current() else {
         return;
     };
-    let Some(call) = syscall(ctx) else {
+    let Some(call) = row(ctx) else {
         return;
     };
-    let pending = Pending::new(own, &call, |index| argument(ctx, index));
+    let pending = Pending::new(own, &call, |index| ctx.argument(index));
     begin(&pending);
 }
 
@@ -179,39 +173,15 @@ fn in_flight(calls: u64) {
     }
 }
 
-/// The number of the call.
-#[inline(always)]
-pub fn number(ctx: &TracePointContext) -> Option<u32> {
-    // SAFETY: the context of a syscall tracepoint begins so.
-    unsafe { ctx.read_at(NR_AT) }.ok()
-}
-
 /// The row of the table for this call.
 #[inline(always)]
-pub fn syscall(ctx: &TracePointContext) -> Option<Syscall> {
-    let nr = number(ctx)?;
+pub fn row(ctx: &impl Call) -> Option<Syscall> {
+    let nr = ctx.number()?;
     if nr >= SYSCALLS_LEN {
         return None;
     }
     let call = *SYSCALLS.get(nr)?;
     (call.op != 0).then_some(call)
-}
-
-/// One argument of the call, 0 for [`Syscall::NONE`].
-#[inline(always)]
-pub fn argument(ctx: &TracePointContext, index: u8) -> u64 {
-    if index > 5 {
-        return 0;
-    }
-    // SAFETY: six arguments of eight bytes follow the number; the helper checks the address.
-    unsafe { ctx.read_at(ARGS_AT + usize::from(index) * 8) }.unwrap_or(0)
-}
-
-/// What the call returned.
-#[inline(always)]
-pub fn result(ctx: &TracePointContext) -> i64 {
-    // SAFETY: the context of a `sys_exit` tracepoint has the result there.
-    unsafe { ctx.read_at(ARGS_AT) }.unwrap_or(0)
 }
 
 /// What this thread has entered, if that is watched. To be removed with [`done`] after use: the
@@ -232,11 +202,11 @@ pub fn done() {
     }
 }
 
-/// `sys_exit_*` of the others.
+/// At the exit of those that open no file.
 #[inline(always)]
-pub fn exit(ctx: &TracePointContext) {
+pub fn exit(ctx: &impl Call) {
     if let Some(call) = entered() {
-        change(call, result(ctx));
+        change(call, ctx.result());
         done();
     }
 }

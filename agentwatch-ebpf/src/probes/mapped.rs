@@ -6,9 +6,8 @@ use agentwatch_common::{
     header::flag,
     kind,
 };
-use aya_ebpf::programs::TracePointContext;
 
-use super::file::argument;
+use super::syscall::Call;
 use crate::{
     emit::{Builder, Way},
     kernel::{
@@ -24,18 +23,18 @@ use crate::{
 const PROT_EXEC: u64 = 0x4;
 const MAP_ANONYMOUS: u64 = 0x20;
 
-/// `sys_enter_mmap(addr, len, prot, flags, fd, off)`: at entry only, since every program of the host makes
+/// At the entry of `mmap(addr, len, prot, flags, fd, off)`, and there only, since every program of the host makes
 /// this call often. Once for each file and process: each library is mapped by each program that uses it.
 #[inline(always)]
-pub fn enter(ctx: &TracePointContext) {
-    let (prot, flags) = (argument(ctx, 2), argument(ctx, 3));
+pub fn enter(ctx: &impl Call) {
+    let (prot, flags) = (ctx.argument(2), ctx.argument(3));
     if prot & PROT_EXEC == 0 || flags & MAP_ANONYMOUS != 0 {
         return;
     }
     let Some(own) = tag::current() else {
         return;
     };
-    let Some(file) = task::file(task::current(), argument(ctx, 4) as i32) else {
+    let Some(file) = task::file(task::current(), ctx.argument(4) as i32) else {
         return;
     };
     let inode: u64 = read(file, offset!(file_inode)).unwrap_or(0);

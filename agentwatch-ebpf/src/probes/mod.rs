@@ -18,6 +18,7 @@ pub mod path;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod syscall;
 pub mod tcp;
 pub mod thin;
 pub mod uring;

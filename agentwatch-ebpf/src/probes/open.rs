@@ -1,18 +1,10 @@
 //! Calls that open a file, at their exit: the file that the descriptor stands for is the kernel's own
 //! answer to whatever the caller's string said.
 
-use agentwatch_common::{
-    file::{FileOp, op, state},
-    header::flag,
-    kind,
-    loss::counter,
-    tag::Task,
-};
-use aya_ebpf::programs::TracePointContext;
-
 use super::{
     budget,
-    file::{S_IFDIR, S_IFMT, directory, done, entered, how, name, result, syscall},
+    file::{S_IFDIR, S_IFMT, directory, done, entered, how, name, row},
+    syscall::Call,
     thin,
 };
 use crate::{
@@ -20,12 +12,17 @@ use crate::{
     kernel::{
         Head, config, offset,
         path::{INODE_WORDS, Inode, Path},
-        read,
-        regs::Registers,
-        task,
+        read, task,
     },
     maps::SENSITIVE_INODES,
     tag,
+};
+use agentwatch_common::{
+    file::{FileOp, op, state},
+    header::flag,
+    kind,
+    loss::counter,
+    tag::Task,
 };
 
 /// `EPERM` and `EACCES` of <errno.h>.
@@ -47,18 +44,17 @@ const S_IFBLK: u32 = 0o060_000;
 /// How much of a `struct file` holds all that is asked for, mostly: words.
 const FILE_WORDS: usize = 10;
 
-/// `sys_exit_*` of the calls in the table that open a file. They are most of all calls upon files, so where
+/// At the exit of the calls in the table that open a file. They are most of all calls upon files, so where
 /// the kernel lets us they are looked at here only.
 #[inline(always)]
-pub fn exit(ctx: &TracePointContext) {
-    let open = if config::args_at_exit() {
+pub fn exit(ctx: &impl Call) {
+    let open = if let Some(registers) = ctx.registers() {
         let Some(own) = tag::current() else {
             return;
         };
-        let Some(call) = syscall(ctx) else {
+        let Some(call) = row(ctx) else {
             return;
         };
-        let registers = Registers::current();
         let argument = |index| registers.argument(index);
         let (flags, mode) = how(&call, argument);
         Open {
@@ -82,7 +78,7 @@ pub fn exit(ctx: &TracePointContext) {
         done();
         open
     };
-    let result = result(ctx);
+    let result = ctx.result();
     if result < 0 {
         not_opened(&open, result);
     } else {

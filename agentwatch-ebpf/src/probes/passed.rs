@@ -5,14 +5,12 @@ use agentwatch_common::{
     kind,
     tag::Task,
 };
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
-    programs::TracePointContext,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
 
 use super::{
     borrowed::{self, User},
-    file::{S_IFMT, argument, result},
+    file::S_IFMT,
+    syscall::Call,
 };
 use crate::{
     emit,
@@ -37,32 +35,47 @@ const DESCRIPTORS: u64 = 8;
 const MESSAGES: usize = 2;
 const S_IFSOCK: u32 = 0o140_000;
 
-/// `sys_enter_recvmsg(int fd, struct user_msghdr *msg, unsigned int flags)`
+/// At the entry of `recvmsg(int fd, struct user_msghdr *msg, unsigned int flags)`
 #[inline(always)]
-pub fn enter(ctx: &TracePointContext) {
+pub fn enter(ctx: &impl Call) {
     if tag::current().is_none() {
         return;
     }
-    let message = argument(ctx, 1);
+    let message = ctx.argument(1);
     // Full: what this thread gets is not told; nothing else depends on it.
     let _ = RECEIVING.insert(&bpf_get_current_pid_tgid(), &message, 0);
 }
 
-/// `sys_exit_recvmsg`
+/// At its exit.
 #[inline(always)]
-pub fn exit(ctx: &TracePointContext) {
+pub fn exit(ctx: &impl Call) {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: copied out at once.
     let Some(message) = (unsafe { RECEIVING.get(&id) }).copied() else {
         return;
     };
     let _ = RECEIVING.remove(&id);
-    let Some(own) = tag::current() else {
-        return;
-    };
-    if result(ctx) < 0 {
-        return;
+    if let Some(own) = tag::current()
+        && ctx.result() >= 0
+    {
+        look(&own, message);
     }
+}
+
+/// At its exit, where the message's address is at hand still.
+#[inline(always)]
+pub fn whole(ctx: &impl Call) {
+    if let Some(own) = tag::current()
+        && ctx.result() >= 0
+        && let Some(registers) = ctx.registers()
+    {
+        look(&own, registers.argument(1));
+    }
+}
+
+/// Looks for sockets in what was received.
+#[inline(always)]
+fn look(own: &Task, message: u64) {
     let (Some(control), Some(len)) = (word(message + MSG_CONTROL), word(message + MSG_CONTROLLEN))
     else {
         return;
@@ -76,7 +89,7 @@ pub fn exit(ctx: &TracePointContext) {
         let level = number(control + at + CMSG_LEVEL);
         let sort = number(control + at + CMSG_TYPE);
         if level == Some(SOL_SOCKET) && sort == Some(SCM_RIGHTS) {
-            descriptors(&own, control + at + CMSG_DATA, size);
+            descriptors(own, control + at + CMSG_DATA, size);
             return;
         }
         // `CMSG_NXTHDR` of <sys/socket.h>: aligned to 8.

@@ -3,7 +3,8 @@
 //! kernel tells of changed inodes.
 //!
 //! The functions are `security_path_*` of security/security.c: they get the `struct path` that the
-//! kernel resolved, mount included, and have had the same arguments since 5.10.
+//! kernel resolved, mount included, and have had the same arguments since 5.10. Those of extended
+//! attributes get the dentry only.
 
 use agentwatch_common::file::{Touched, op};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::FEntryContext};
@@ -119,6 +120,23 @@ pub fn change(ctx: &FEntryContext) {
         describe(&mut call.touched[0], dentry);
         call.parent = read(dentry, offset!(dentry_parent)).unwrap_or(0);
         call.mount = mount;
+    }
+}
+
+/// `security_inode_setxattr(struct mnt_idmap *idmap, struct dentry *dentry, …)`, and likewise
+/// `security_inode_removexattr`, `security_inode_set_acl` and `security_inode_remove_acl` (before 5.12 the
+/// dentry came first; kernels as old refuse other programs of this tier, and with them these). The mount
+/// is the caller's place's, if that shows the same file system.
+#[inline(always)]
+pub fn attribute(ctx: &FEntryContext) {
+    let dentry: u64 = ctx.arg(1);
+    if let Some(call) = pending()
+        && call.op == op::XATTR
+    {
+        describe(&mut call.touched[0], dentry);
+        call.parent = read(dentry, offset!(dentry_parent)).unwrap_or(0);
+        let inode: u64 = read(dentry, offset!(dentry_inode)).unwrap_or(0);
+        call.sb = read(inode, offset!(inode_sb)).unwrap_or(0);
     }
 }
 

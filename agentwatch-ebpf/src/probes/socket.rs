@@ -5,15 +5,13 @@ use agentwatch_common::{
     kind,
     tag::Task,
 };
-use aya_ebpf::{
-    helpers::bpf_get_socket_cookie,
-    programs::{SockContext, TracePointContext},
-};
+use aya_ebpf::{helpers::bpf_get_socket_cookie, programs::SockContext};
 
 use super::{
     borrowed::{self, User},
     connect::{is_datagram, tcp_key},
     file::{self, Pending},
+    syscall::Call,
     tcp,
 };
 use crate::{
@@ -23,42 +21,53 @@ use crate::{
     tag,
 };
 
-/// `sys_enter_listen(int fd, int backlog)`
+/// At the entry of `listen(int fd, int backlog)`
 #[inline(always)]
-pub fn listen_enter(ctx: &TracePointContext) {
+pub fn listen_enter(ctx: &impl Call) {
     let Some(own) = tag::current() else {
         return;
     };
-    // The first argument is where the result is at exit.
-    let call = Pending::on_fd(own, file::result(ctx) as i32);
+    let call = Pending::on_fd(own, ctx.argument(0) as i32);
     file::begin(&call);
 }
 
-/// `sys_exit_listen`
+/// At its exit.
 #[inline(always)]
-pub fn listen_exit(ctx: &TracePointContext) {
+pub fn listen_exit(ctx: &impl Call) {
     let Some(call) = file::entered() else {
         return;
     };
-    if file::result(ctx) == 0
-        && let Some(ends) = task::file(task::current(), call.fd).and_then(sock::of_file)
-    {
-        emit::prio(
-            emit::header(kind::LISTEN, &call.task),
-            |to: *mut Endpoint| {
-                // SAFETY: reserved memory of this type.
-                unsafe { to.write(ends) };
-            },
-        );
-    }
+    listened(&call.task, call.fd, ctx.result());
     file::done();
 }
 
-/// `sys_exit_accept`, `sys_exit_accept4`: the result is a descriptor of the connection.
+/// At its exit, where the descriptor is at hand still.
 #[inline(always)]
-pub fn accept_exit(ctx: &TracePointContext) {
+pub fn listen_whole(ctx: &impl Call) {
+    if let Some(own) = tag::current()
+        && let Some(registers) = ctx.registers()
+    {
+        listened(&own, registers.argument(0) as i32, ctx.result());
+    }
+}
+
+#[inline(always)]
+fn listened(own: &Task, fd: i32, result: i64) {
+    if result == 0
+        && let Some(ends) = task::file(task::current(), fd).and_then(sock::of_file)
+    {
+        emit::prio(emit::header(kind::LISTEN, own), |to: *mut Endpoint| {
+            // SAFETY: reserved memory of this type.
+            unsafe { to.write(ends) };
+        });
+    }
+}
+
+/// At the exit of accept(2) and accept4(2): the result is a descriptor of the connection.
+#[inline(always)]
+pub fn accept_exit(ctx: &impl Call) {
     if let Some(own) = tag::current() {
-        accepted(&own, file::result(ctx) as i32);
+        accepted(&own, ctx.result() as i32);
     }
 }
 

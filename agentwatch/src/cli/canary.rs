@@ -21,7 +21,10 @@ use crate::{
     decode,
     event::{DeniedOp, Kind},
     policy::{Need, Policy},
-    probe::{Options, Probe, tiers},
+    probe::{
+        Options, Probe,
+        tiers::{self, Limit},
+    },
     respond::cgroup::AgentCgroup,
     source::Source,
 };
@@ -236,7 +239,7 @@ impl Drop for Nest {
 /// # Errors
 ///
 /// When the canary itself cannot be made, or does not answer.
-pub fn run() -> Result<Vec<Attempt>> {
+pub fn run(tier: Limit) -> Result<Vec<Attempt>> {
     let nest = Nest::new()?;
     let listener = TcpListener::bind("127.0.0.1:0").context("cannot listen on loopback")?;
     let denied = listener.local_addr()?.port();
@@ -250,7 +253,10 @@ pub fn run() -> Result<Vec<Attempt>> {
         .build()
         .context("cannot start")?;
     let guard = runtime.enter();
-    let mut probe = Probe::load(&Options::DEFAULT)?;
+    let mut probe = Probe::load(&Options {
+        tier,
+        ..Options::DEFAULT
+    })?;
     let mut source = Source::new(probe.take_rings()?).context("cannot wait for records")?;
     let enforced = probe.enforce(AGENT, nest.cgroup.path(), &policy, &[])?;
     probe.watch(AGENT, nest.cgroup.path(), nest.cgroup.id)?;

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Output, canary};
+use super::{Output, TierArgs, canary};
 use crate::probe::{Capability, Options, Probe, memory::MapMemory, offsets, support, tiers};
 
 /// Say what works on this kernel, what does not and why.
@@ -24,6 +24,8 @@ pub struct DoctorArgs {
     /// unavailable: this kernel cannot. Exit status 0 only where nothing is broken.
     #[arg(long)]
     canary: bool,
+    #[command(flatten)]
+    tier: TierArgs,
     /// What the canary's child is called with
     #[arg(long, hide = true, num_args = 0.., value_name = "WORD", conflicts_with = "canary")]
     canary_child: Option<Vec<String>>,
@@ -74,9 +76,9 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.canary {
-        return sing(args.output);
+        return sing(args.output, args.tier.tier);
     }
-    let checks = all();
+    let checks = all(args.tier.tier);
     match args.output {
         Output::Json => {
             for check in &checks {
@@ -120,7 +122,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(missing > 0)))
 }
 
-fn all() -> Vec<Check> {
+fn all(tier: tiers::Limit) -> Vec<Check> {
     let mut checks = vec![check("kernel", State::Ok, support::release())];
     checks.push(if support::is_root() {
         check("root", State::Ok, "yes")
@@ -138,7 +140,7 @@ fn all() -> Vec<Check> {
         Err(error) => check("security modules", State::Partial, format!("{error:#}")),
     });
     if support::is_root() {
-        checks.extend(programs());
+        checks.extend(programs(tier));
     }
     checks
 }
@@ -213,8 +215,11 @@ fn cgroups() -> Vec<Check> {
 }
 
 /// Loads and attaches everything, and says how each went: those that went well together.
-fn programs() -> Vec<Check> {
-    let mut probe = match Probe::load(&Options::DEFAULT) {
+fn programs(tier: tiers::Limit) -> Vec<Check> {
+    let mut probe = match Probe::load(&Options {
+        tier,
+        ..Options::DEFAULT
+    }) {
         Ok(probe) => probe,
         Err(error) => {
             return vec![check(
@@ -253,12 +258,18 @@ fn programs() -> Vec<Check> {
                 [one] => one.hook.clone(),
                 _ => format!("{} hooks", of_it.len()),
             };
-            tiered(gives, State::Ok, tier_of(&of_it), hook)
+            let detail = match of_it.iter().find_map(|hook| hook.lower.as_deref()) {
+                Some(reason) => format!("{hook}; no trampolines: {reason}"),
+                None => hook,
+            };
+            tiered(gives, State::Ok, tier_of(&of_it), detail)
         } else {
-            let why: Vec<String> = missing
+            let mut why: Vec<String> = missing
                 .iter()
                 .map(|(reason, hooks)| format!("{reason}: {}", hooks.join(", ")))
                 .collect();
+            let lower = of_it.iter().find_map(|hook| hook.lower.as_deref());
+            why.extend(lower.map(|reason| format!("no trampolines: {reason}")));
             tiered(gives, State::Partial, tier_of(&of_it), why.join("; "))
         });
     }
@@ -323,29 +334,20 @@ fn memory(probe: &Probe) -> Check {
 
 /// What the hooks of a capability that work, or else all of them, rest on.
 fn tier_of(hooks: &[&Capability]) -> &'static str {
-    let has = |word: &str| {
-        hooks
-            .iter()
-            .filter(|hook| hook.missing.is_none() || hooks.iter().all(|h| h.missing.is_some()))
-            .any(|hook| hook.hook.starts_with(word))
-    };
-    if has("cgroup program") {
-        tiers::Tier::Cgroup.name()
-    } else if has("fentry") {
-        tiers::Tier::Trampoline.name()
-    } else {
-        tiers::Tier::Tracepoint.name()
-    }
+    let works = hooks.iter().find(|hook| hook.missing.is_none());
+    works
+        .or(hooks.first())
+        .map_or("", |capability| capability.tier.name())
 }
 
 /// Runs the canary, and says how it went.
-fn sing(output: Output) -> Result<ExitCode> {
+fn sing(output: Output, tier: tiers::Limit) -> Result<ExitCode> {
     if !support::is_root() {
         bail!(
             "the canary loads programs into the kernel as root; try: sudo agentwatch doctor --canary"
         );
     }
-    let attempts = canary::run()?;
+    let attempts = canary::run(tier)?;
     for attempt in &attempts {
         super::print(&match output {
             Output::Json => serde_json::to_string(attempt)? + "\n",

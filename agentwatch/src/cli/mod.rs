@@ -21,7 +21,9 @@ use std::{
 };
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::probe::tiers::Limit;
 
 use crate::api::model;
 
@@ -72,6 +74,17 @@ pub enum Output {
     Table,
     /// One object a line; a stable contract.
     Json,
+}
+
+/// What may be used of the kernel.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct TierArgs {
+    /// Use nothing better of the kernel than this
+    ///
+    /// Each capability rests on the best that the kernel offers (`agentwatch doctor` says on what). This is
+    /// for a kernel on which one of them misbehaves, and for comparing them.
+    #[arg(long, value_enum, default_value_t = Limit::Lsm)]
+    tier: Limit,
 }
 
 /// Runs what the command line says.

@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Output;
+use super::{Output, TierArgs};
 use crate::{
     api::model::FoundBy,
     event::Tally,
@@ -88,6 +88,8 @@ pub struct RunArgs {
     /// What happens to what the command leaves running
     #[arg(long, value_enum, default_value_t = Leftover::Kill)]
     leftover: Leftover,
+    #[command(flatten)]
+    tier: TierArgs,
     /// Show the kernel programs' own diagnostics: 1 errors … 5 traces
     #[arg(long, value_name = "LEVEL", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
     kernel_log: u8,
@@ -123,6 +125,8 @@ pub struct RecordArgs {
     /// Run the command as this user
     #[arg(long, conflicts_with = "cgroup")]
     user: Option<String>,
+    #[command(flatten)]
+    tier: TierArgs,
     /// The command and its arguments
     #[arg(last = true, required_unless_present = "cgroup", value_name = "CMD")]
     command: Vec<OsString>,
@@ -185,6 +189,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let options = probe::Options {
         kernel_log: args.kernel_log,
         map_mib: args.map_memory,
+        tier: args.tier.tier,
         ..probe::Options::DEFAULT
     };
     let task = Task::Command {
@@ -261,7 +266,11 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         );
         Task::Cgroup
     };
-    let result = watch(&probe::Options::DEFAULT, plan, outputs, &task);
+    let options = probe::Options {
+        tier: args.tier.tier,
+        ..probe::Options::DEFAULT
+    };
+    let result = watch(&options, plan, outputs, &task);
     if made {
         cgroup.remove();
     }

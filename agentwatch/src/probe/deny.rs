@@ -29,7 +29,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Probe, explain, support,
-    tiers::{self, Place, Status},
+    tiers::{self, Limit, Place, Status},
 };
 use crate::{
     policy::{Need, Node, Policy, Rules},
@@ -41,14 +41,16 @@ use crate::{
 pub struct LsmState {
     btf: Option<Arc<Btf>>,
     attached: HashSet<&'static str>,
+    limit: Limit,
 }
 
 impl LsmState {
     /// With the kernel's types, where they have been read.
-    pub(super) fn new(btf: Option<Arc<Btf>>) -> Self {
+    pub(super) fn new(btf: Option<Arc<Btf>>, limit: Limit) -> Self {
         Self {
             btf,
             attached: HashSet::new(),
+            limit,
         }
     }
 
@@ -198,6 +200,7 @@ impl Probe {
 
     /// Loads an LSM program, and attaches it if that is wanted and has not been done.
     pub(super) fn hold_lsm(&mut self, name: &'static str, hook: &str, attach: bool) -> Result<()> {
+        self.lsm.limit.allows(Limit::Lsm)?;
         // A program of a module that is not active loads and attaches, and is never asked.
         support::bpf_lsm_is_active()?;
         let btf = self.lsm.btf()?.clone();

@@ -41,6 +41,14 @@ pub const PATHS: &[(&str, &str)] = &[
     ("path_chmod", "security_path_chmod"),
     ("path_chown", "security_path_chown"),
     ("path_truncate", "security_path_truncate"),
+    ("path_setxattr", "security_inode_setxattr"),
+    ("path_remxattr", "security_inode_removexattr"),
+];
+
+/// More of them, for access control lists, since 6.2: before, those went as other attributes do.
+pub const PATHS_OF_ACL: &[(&str, &str)] = &[
+    ("path_set_acl", "security_inode_set_acl"),
+    ("path_rem_acl", "security_inode_remove_acl"),
 ];
 
 /// LSM programs that hold a call past the deletion budget, and their hooks.
@@ -96,6 +104,12 @@ pub struct SyscallTracepoint {
     /// The tracepoint, in the category `syscalls`.
     pub tracepoint: &'static str,
 }
+
+/// What `doctor` says of [`SOCKETS`].
+pub const LISTENERS: &str = "listen, accept, sockets passed between processes";
+
+/// What `doctor` says of [`FILES`].
+pub const FILE_CALLS: &str = "files";
 
 /// Syscall tracepoints of sockets.
 pub const SOCKETS: &[SyscallTracepoint] = &[

@@ -2,10 +2,13 @@
 //! names aya.
 
 mod agents;
+mod attach;
 pub mod borrowed;
+mod bpf;
 mod budget;
 pub mod calls;
 pub mod deny;
+mod functions;
 pub mod gauge;
 pub mod hooks;
 mod leave;
@@ -14,6 +17,7 @@ pub mod memory;
 pub mod offsets;
 mod parallel;
 mod paths;
+mod preempt;
 mod rings;
 pub mod seed;
 pub mod support;
@@ -21,19 +25,19 @@ pub mod syscalls;
 pub mod tiers;
 pub mod verifier;
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use agentwatch_common::{
     call::CallRow,
     config::Config,
-    file::{InodeKey, LEAF_MAX, NameKey, Syscall, op},
+    file::{InodeKey, LEAF_MAX, NameKey, Syscall},
     offsets::Offsets,
 };
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap},
-    programs::{Program, ProgramError, ProgramType, RawTracePoint, TracePoint},
+    programs::{Program, ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported},
 };
 use aya_log::EbpfLogger;
@@ -60,6 +64,8 @@ pub struct Options {
     pub bulk_bytes: Option<u32>,
     /// Bytes of the urgent ring, likewise.
     pub prio_bytes: Option<u32>,
+    /// Nothing better than this is used.
+    pub tier: tiers::Limit,
 }
 
 impl Options {
@@ -70,6 +76,7 @@ impl Options {
         map_mib: memory::DEFAULT_MIB,
         bulk_bytes: None,
         prio_bytes: None,
+        tier: tiers::Limit::Lsm,
     };
 }
 
@@ -78,12 +85,16 @@ impl Options {
 pub struct Capability {
     /// What is attached.
     pub hook: String,
+    /// What it rests on.
+    pub tier: tiers::Tier,
     /// What it gives.
     pub gives: String,
     /// Without it the main job cannot be done.
     pub required: bool,
     /// Why it is missing.
     pub missing: Option<String>,
+    /// Why it rests on nothing better, where there is something better.
+    pub lower: Option<Arc<str>>,
 }
 
 /// The loaded kernel programs. They are detached when this is dropped.
@@ -96,10 +107,10 @@ pub struct Probe {
     /// Denial by security modules.
     lsm: deny::LsmState,
     following: borrowed::Following,
-    /// Why the kernel refuses the trampoline tier, if it does.
-    pub trampolines_refused: Option<String>,
     /// What is attached to each agent's cgroup.
     links: agents::Links,
+    /// The programs at the functions that do system calls, where they are in place of tracepoints.
+    functions: Vec<OwnedFd>,
 }
 
 impl Probe {
@@ -114,19 +125,22 @@ impl Probe {
         let mut probe = Self {
             ebpf,
             capabilities: Vec::new(),
-            lsm: deny::LsmState::new(btf),
+            lsm: deny::LsmState::new(btf, options.tier),
             following: borrowed::Following::default(),
-            trampolines_refused: None,
             links: agents::Links::default(),
+            functions: Vec::new(),
             args_at_exit: args_at_exit(&layout),
         };
         probe.fill_syscalls()?;
         probe.name_protected()?;
-        let trampolines = probe.attach_trampolines();
-        probe.verify(trampolines.is_ok());
+        let paths = probe.attach_trampolines(options.tier);
+        let functions = probe.choose_functions(&layout, options.tier);
+        probe.verify(paths.is_ok(), functions.is_ok());
+        let functions = functions.and_then(|chosen| probe.attach_functions(chosen));
         probe.attach_host()?;
+        probe.attach_calls(functions)?;
         probe.attach_uring(&layout)?;
-        probe.attach_paths(trampolines)?;
+        probe.attach_paths(paths)?;
         probe.load_cgroup_programs()?;
         Ok(probe)
     }
@@ -152,126 +166,6 @@ impl Probe {
             table.set(u32::try_from(row.number)?, row.call, 0)?;
         }
         Ok(())
-    }
-
-    fn attach_host(&mut self) -> Result<()> {
-        for hook in hooks::RAW {
-            let result = self.attach_raw(hook.program, hook.tracepoint);
-            self.note(
-                &format!("raw tracepoint {}", hook.tracepoint),
-                hook.gives,
-                hook.required,
-                result,
-            )?;
-        }
-        for hook in hooks::SOCKETS {
-            let result = self.attach_syscall(hook.program, hook.tracepoint);
-            self.note(
-                &format!("tracepoint {}", hook.tracepoint),
-                "listen, accept, sockets passed between processes",
-                true,
-                result,
-            )?;
-        }
-        let result = self.attach_syscall(hooks::MAPPED.program, hooks::MAPPED.tracepoint);
-        self.note("tracepoint sys_enter_mmap", hooks::CODE, false, result)?;
-        for row in syscalls::rows() {
-            let opens = row.call.op == op::OPEN;
-            for (program, prefix) in if opens { hooks::OPENS } else { hooks::FILES } {
-                if opens && prefix == hooks::ENTER && self.args_at_exit {
-                    continue;
-                }
-                let tracepoint = format!("{prefix}{}", row.name);
-                let result = self.attach_syscall(program, &tracepoint);
-                // A kernel older than the call has no tracepoint for it, and nobody can call it.
-                let required = row.name != "fchmodat2";
-                self.note(
-                    &format!("tracepoint {tracepoint}"),
-                    "files",
-                    required,
-                    result,
-                )?;
-            }
-        }
-        // A kernel may be built without a call (modules, kexec): then nobody can make it.
-        for row in calls::rows().filter(|row| support::has_call(row.name)) {
-            for (program, prefix) in hooks::CALLS {
-                if prefix == hooks::ENTER && self.args_at_exit {
-                    continue;
-                }
-                let tracepoint = format!("{prefix}{}", row.name);
-                let result = self.attach_syscall(program, &tracepoint);
-                self.note(
-                    &format!("tracepoint {tracepoint}"),
-                    hooks::OTHER_CALLS,
-                    false,
-                    result,
-                )?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The programs that see what is done through io_uring.
-    fn attach_uring(&mut self, layout: &Layout) -> Result<()> {
-        let submit = layout.uring_submit;
-        for (program, tracepoint) in [
-            ("uring_submit", submit.unwrap_or("io_uring_submit_req")),
-            ("uring_complete", "io_uring_complete"),
-        ] {
-            let result = match submit {
-                Some(_) => self.attach_raw(program, tracepoint),
-                None => Err(ProgramError::NotLoaded),
-            };
-            let hook = format!("raw tracepoint {tracepoint}");
-            self.note(&hook, hooks::URING, false, result)?;
-        }
-        Ok(())
-    }
-
-    fn attach_raw(&mut self, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
-        let program = self.program(program)?;
-        parallel::load(program)?;
-        let program: &mut RawTracePoint = program.try_into()?;
-        program.attach(tracepoint)?;
-        Ok(())
-    }
-
-    fn attach_syscall(&mut self, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
-        let program = self.program(program)?;
-        parallel::load(program)?;
-        let program: &mut TracePoint = program.try_into()?;
-        program.attach("syscalls", tracepoint)?;
-        Ok(())
-    }
-
-    fn load_cgroup_programs(&mut self) -> Result<()> {
-        for name in hooks::CGROUP {
-            let result = self.program(name).and_then(parallel::load);
-            self.note(&format!("cgroup program {name}"), "flows", true, result)?;
-        }
-        Ok(())
-    }
-
-    /// Writes down how an attempt went, and fails if nothing works without it.
-    fn note(
-        &mut self,
-        hook: &str,
-        gives: &str,
-        required: bool,
-        result: Result<(), ProgramError>,
-    ) -> Result<()> {
-        let missing = result.err().map(|error| explain(&error).to_string());
-        self.capabilities.push(Capability {
-            hook: hook.to_owned(),
-            gives: gives.to_owned(),
-            required,
-            missing: missing.clone(),
-        });
-        match missing {
-            Some(reason) if required => bail!("cannot attach the {hook} ({gives}): {reason}"),
-            _ => Ok(()),
-        }
     }
 
     /// Names and inodes that make an open for reading worth sending.

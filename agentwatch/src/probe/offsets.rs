@@ -6,6 +6,8 @@ use agentwatch_common::offsets::Offsets;
 use anyhow::{Context as _, Result, anyhow};
 use btfparse::{Error, ErrorKind, Offset, Readable, TypeInformation, TypeVariant};
 
+use super::functions::PREFIX;
+
 /// Where the kernel shows its own types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -31,6 +33,9 @@ pub struct Layout {
     pub uring_submit: Option<&'static str>,
     /// Whether the tracepoint at its end passes the `struct io_uring_cqe`.
     pub uring_cqe: bool,
+    /// The functions that do system calls: the call's name, and the function's id in the BTF. Some kernels
+    /// have two, with names for the argument that differ.
+    pub functions: HashMap<String, Vec<u32>>,
 }
 
 /// Reads the offsets that the kernel programs need.
@@ -88,6 +93,7 @@ pub fn read(path: &Path) -> Result<Layout> {
             offsets,
             uring_submit,
             uring_cqe,
+            functions: functions(&types),
         })
     } else {
         Err(anyhow!(
@@ -95,6 +101,22 @@ pub fn read(path: &Path) -> Result<Layout> {
             missing.join(", ")
         ))
     }
+}
+
+/// The functions that do system calls.
+fn functions(types: &TypeInformation) -> HashMap<String, Vec<u32>> {
+    let of_call = |(id, kind): (&u32, &TypeVariant)| {
+        let TypeVariant::Func(function) = kind else {
+            return None;
+        };
+        let name = function.name().as_deref()?.strip_prefix(PREFIX)?;
+        Some((name.to_owned(), *id))
+    };
+    let mut functions: HashMap<_, Vec<u32>> = HashMap::new();
+    for (call, id) in types.get().iter().filter_map(of_call) {
+        functions.entry(call).or_default().push(id);
+    }
+    functions
 }
 
 /// Whether a tracepoint passes a pointer to a structure as its nth argument; the 0th is always `void

@@ -7,29 +7,40 @@ use std::{
     thread,
 };
 
-use aya::programs::{Program, ProgramError};
+use aya::{
+    Btf,
+    programs::{Program, ProgramError},
+};
 
-use super::{Probe, hooks};
+use super::{Probe, functions, hooks};
 
 /// More at a time are not faster: one program takes as long as all others.
 const THREADS: usize = 2;
 
 impl Probe {
     /// Loads what is attached at every start. What fails is left as it is: attaching it tries again, and
-    /// says why. Without `trampolines` their place is taken by more tracepoints.
-    pub(super) fn verify(&mut self, trampolines: bool) {
+    /// says why. Without trampolines for `paths` and at the `functions` of system calls, tracepoints take
+    /// their place.
+    pub(super) fn verify(&mut self, paths: bool, functions: bool) {
         let mut wanted: Vec<&str> = Vec::new();
         // First what takes longest.
-        wanted.push(hooks::OPENS[1].0);
-        wanted.extend(hooks::FILES.iter().rev().map(|(program, _)| program));
-        if !trampolines {
+        if functions {
+            wanted.extend(functions::programs());
+        } else {
+            wanted.push(hooks::OPENS[1].0);
+            wanted.extend(hooks::FILES.iter().rev().map(|(program, _)| program));
+        }
+        if !paths {
             wanted.extend(hooks::INODE_CHANGES.iter().map(|(program, _)| program));
         }
         wanted.extend(hooks::CGROUP);
         wanted.extend(hooks::RAW.iter().map(|hook| hook.program));
-        wanted.extend(hooks::SOCKETS.iter().map(|hook| hook.program));
-        wanted.push(hooks::MAPPED.program);
-        wanted.extend(hooks::CALLS.iter().map(|(program, _)| program));
+        if !functions {
+            wanted.extend(hooks::SOCKETS.iter().map(|hook| hook.program));
+            wanted.push(hooks::MAPPED.program);
+            wanted.extend(hooks::CALLS.iter().map(|(program, _)| program));
+        }
+        let btf = self.lsm.btf().ok().cloned();
         let rank = |name: &str| wanted.iter().position(|it| *it == name);
         let mut programs: Vec<(usize, &mut Program)> = self
             .ebpf
@@ -44,7 +55,12 @@ impl Probe {
                 scope.spawn(|| {
                     while let Some((_, program)) = next() {
                         // Said when it is attached.
-                        let _ = load(program);
+                        let _ = match (&*program, &btf) {
+                            (Program::FEntry(_) | Program::FExit(_), Some(btf)) => {
+                                load_at(program, &functions::name("openat"), btf)
+                            }
+                            _ => load(program),
+                        };
                     }
                 });
             }
@@ -61,6 +77,23 @@ pub(super) fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    match loaded {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        loaded => loaded,
+    }
+}
+
+/// Loads a program for a kernel function. One that is loaded stays so.
+pub(super) fn load_at(
+    program: &mut Program,
+    function: &str,
+    btf: &Btf,
+) -> Result<(), ProgramError> {
+    let loaded = match program {
+        Program::FEntry(program) => program.load(function, btf),
+        Program::FExit(program) => program.load(function, btf),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     match loaded {

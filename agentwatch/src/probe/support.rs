@@ -90,6 +90,14 @@ pub fn release() -> String {
         .into_owned()
 }
 
+/// How the kernel was built, in its own words: `#1 SMP PREEMPT_DYNAMIC …`.
+pub(super) fn version() -> String {
+    rustix::system::uname()
+        .version()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// Whether BPF is among the active Linux security modules.
 ///
 /// # Errors
@@ -111,11 +119,19 @@ pub fn bpf_lsm_is_active() -> Result<()> {
     )
 }
 
-/// The active Linux security modules, empty where the kernel does not say. securityfs need not be
-/// mounted: this looks into a mount that has no place and goes away at once.
+/// The active Linux security modules, empty where the kernel does not say.
 pub fn lsm() -> String {
+    read_from("securityfs", "/sys/kernel/security", "lsm")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+/// A short file of a file system of the kernel's own, which need not be mounted: this looks into a mount
+/// that has no place and goes away at once. `None` where it cannot be read.
+pub(super) fn read_from(filesystem: &str, mount_point: &str, file: &str) -> Option<String> {
     let detached = || -> rustix::io::Result<String> {
-        let context = fsopen("securityfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let context = fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(context.as_fd())?;
         let mount = fsmount(
             context.as_fd(),
@@ -124,20 +140,18 @@ pub fn lsm() -> String {
         )?;
         let file = openat(
             &mount,
-            "lsm",
+            file,
             OFlags::RDONLY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        let mut list = vec![0; 4096];
-        let len = rustix::io::read(&file, &mut list)?;
-        list.truncate(len);
-        Ok(String::from_utf8_lossy(&list).into_owned())
+        let mut text = vec![0; 4096];
+        let len = rustix::io::read(&file, &mut text)?;
+        text.truncate(len);
+        Ok(String::from_utf8_lossy(&text).into_owned())
     };
-    fs::read_to_string("/sys/kernel/security/lsm")
+    fs::read_to_string(Path::new(mount_point).join(file))
         .or_else(|_| detached())
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+        .ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the kernel can refuse, by capability: which programs hold it, in which tier, and why it is not
 //! held where it is not.
 
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::policy::Need;
@@ -17,6 +18,35 @@ pub enum Tier {
     Trampoline,
     /// BPF among the Linux security modules.
     Lsm,
+}
+
+/// The best that may be used. What is better is left alone, as if the kernel refused it: for a kernel on
+/// which it misbehaves, and for comparing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Limit {
+    /// Tracepoints and programs of a cgroup, which are there on every kernel
+    Tracepoint,
+    /// Programs at kernel functions as well: they cost other processes less, and know paths better
+    Trampoline,
+    /// Programs among the security modules as well: without them less can be denied
+    Lsm,
+}
+
+impl Limit {
+    /// Whether a tier may be used.
+    ///
+    /// # Errors
+    ///
+    /// When it may not; the error says so.
+    pub fn allows(self, tier: Self) -> Result<()> {
+        let name = |limit| match limit {
+            Self::Tracepoint => Tier::Tracepoint.name(),
+            Self::Trampoline => Tier::Trampoline.name(),
+            Self::Lsm => Tier::Lsm.name(),
+        };
+        ensure!(tier <= self, "--tier {} leaves it out", name(self));
+        Ok(())
+    }
 }
 
 impl Tier {

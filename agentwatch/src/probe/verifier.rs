@@ -15,7 +15,7 @@ use aya::{
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolSection};
 use serde::Serialize;
 
-use super::{OBJECT, Options, explain, open, support};
+use super::{OBJECT, Options, explain, functions, open, support};
 
 /// What became of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -63,7 +63,11 @@ pub fn verdicts() -> Result<Vec<Verdict>> {
         .map(|(name, program)| {
             let section = sections.get(name).cloned().unwrap_or_default();
             let target = section.split_once('/').map_or("", |(_, target)| target);
-            let info = load(program, target, &btf).and_then(|()| program.info());
+            let target = match target.strip_prefix("sys_") {
+                Some(call) => functions::name(call),
+                None => target.to_owned(),
+            };
+            let info = load(program, &target, &btf).and_then(|()| program.info());
             verdict(name, section, info)
         })
         .collect();

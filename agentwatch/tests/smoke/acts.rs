@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 
-use crate::{ANSWERED, PATIENCE, SENT, denial, kill, myself};
+use crate::{ANSWERED, PATIENCE, SENT, denial, kill, myself, tiers_acts};
 
 /// Does what the words say.
 pub fn act(words: &[String]) -> Result<()> {
@@ -30,6 +30,9 @@ pub fn act(words: &[String]) -> Result<()> {
         ["exchange", address] => exchange(address),
         ["try", folder] => denial::try_all(Path::new(folder)),
         ["multiply", cgroup] => multiply(Path::new(cgroup)),
+        ["everything"] => tiers_acts::all(),
+        // A script's interpreter: it is called with the script's name.
+        [script] if Path::new(script).ends_with("script.sh") => Ok(()),
         ["wait"] => {
             thread::sleep(PATIENCE);
             Ok(())

@@ -5,6 +5,8 @@
 mod acts;
 mod denial;
 mod kill;
+mod tiers;
+mod tiers_acts;
 
 use std::{
     ffi::OsString,
@@ -70,6 +72,7 @@ fn main() {
         .iter()
         .chain(denial::TESTS)
         .chain(kill::TESTS)
+        .chain(tiers::TESTS)
         .map(|(name, test)| {
             if let Some(reason) = &unusable {
                 eprintln!("skipped {name}: {reason}");
@@ -171,6 +174,10 @@ impl Agent {
     }
 
     fn start(&self, words: &[&str]) -> Result<Guarded> {
+        self.start_with(&[], words)
+    }
+
+    fn start_with(&self, options: &[&str], words: &[&str]) -> Result<Guarded> {
         let mut command = agentwatch(&["run", "-o", "json", "--name", &self.name, "--log"]);
         command.arg(self.path("log"));
         if self.path(POLICY).exists() {
@@ -179,6 +186,7 @@ impl Agent {
         let child = command
             .arg("--data-dir")
             .arg(self.path("data"))
+            .args(options)
             .arg("--")
             .args(myself(words)?)
             .current_dir(self.path("work"))
@@ -212,10 +220,18 @@ impl Agent {
     }
 
     fn events(&self, kinds: &str) -> Result<Vec<Value>> {
-        let Output { status, stdout, .. } =
-            agentwatch(&["events", "-o", "json", "--kind", kinds, "--data-dir"])
-                .arg(self.path("data"))
-                .output()?;
+        self.asked(&["--kind", kinds])
+    }
+
+    fn every_event(&self) -> Result<Vec<Value>> {
+        self.asked(&[])
+    }
+
+    fn asked(&self, options: &[&str]) -> Result<Vec<Value>> {
+        let Output { status, stdout, .. } = agentwatch(&["events", "-o", "json", "--data-dir"])
+            .arg(self.path("data"))
+            .args(options)
+            .output()?;
         ensure!(status.success(), "events: {status}");
         String::from_utf8(stdout)?
             .lines()
