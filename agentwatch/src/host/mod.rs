@@ -520,7 +520,14 @@ fn take_in_members(probe: &mut Probe, agent: &Agent, records: &mut Vec<Bytes>) -
                 agent: number,
                 ppid: stat.ppid,
             };
-            if probe.tag(pid, task)? {
+            if !probe.tag(pid, task)? {
+                continue;
+            }
+            let still = seed::stat(pid).filter(|now| now.start_ns == stat.start_ns);
+            if still.is_none_or(|now| now.is_ending) {
+                // The kernel takes a tag away when the process ends, which may have been before it had one.
+                probe.forget_process(pid)?;
+            } else {
                 records.extend(seed::seed(number, pid, true, respond::now_ns()));
             }
         }
