@@ -220,9 +220,12 @@ fn is_same(lower: &Value, better: &Value) -> bool {
     }
     let (mut lower, mut better) = (lower.clone(), better.clone());
     let source = |event: &Value| event["detail"]["path_source"].clone();
-    // What a symbolic link leads to is the caller's word in every tier; its own inode is not.
-    let better_knows = source(&better) == "kernel" || better["kind"] == "symlink";
-    if source(&lower) != "caller" || !better_knows {
+    // What a symbolic link leads to is the caller's word in every tier; its own inode is not. The new name of a
+    // hard link is the caller's where nothing tells of the folder.
+    let kind = better["kind"].as_str().unwrap_or_default();
+    let better_knows =
+        source(&lower) == "caller" && (source(&better) == "kernel" || kind == "symlink");
+    if !better_knows && kind != "link" {
         return false;
     }
     for event in [&mut lower, &mut better] {
