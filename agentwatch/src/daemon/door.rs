@@ -19,7 +19,7 @@ use crate::{
     publish::notice::{Format, Notices},
     respond::cgroup::AgentCgroup,
     run::name_of,
-    store::Beginnings,
+    store::{Beginnings, Stats},
 };
 
 /// What the configuration says.
@@ -119,11 +119,12 @@ impl Rules {
             policy_source: source,
             homes: vec!["/root".into()],
             found_by: FoundBy::Cgroup { glob },
+            runner: None,
         }
     }
 
     /// A name that no agent has now.
-    fn name(&mut self, wanted: &str) -> String {
+    pub fn name(&mut self, wanted: &str) -> String {
         let mut name = wanted.to_owned();
         let mut n = 1;
         while self.names.contains_key(&name) {
@@ -134,9 +135,15 @@ impl Rules {
         name
     }
 
-    /// An agent has ended: its run does, and its name is free again.
-    pub fn close(&mut self, ended: Ended) {
-        self.names.remove(&ended.name);
+    /// An agent could not be watched: its name is free again.
+    pub fn free(&mut self, name: &str) {
+        self.names.remove(name);
+    }
+
+    /// An agent has ended: its run does, and its name is free again. The run's id and how much of it is in
+    /// the history come back.
+    pub fn close(&mut self, ended: Ended, exit_status: Option<i32>) -> Option<(String, Stats)> {
+        self.free(&ended.name);
         let killed_by = ended.killed_by.as_ref().map(|finding| finding.id.as_str());
         let lost = ended.tally.lost_total();
         if lost > 0 {
@@ -145,16 +152,15 @@ impl Rules {
                 ended.tally.emitted, ended.name, ended.tally.lost
             );
         }
-        if let Some(store) = ended.outputs.store {
-            store.finish(None, killed_by, &ended.tally);
-        }
+        let store = ended.outputs.store?;
+        let run = store.run.clone();
+        Some((run, store.finish(exit_status, killed_by, &ended.tally)))
     }
 }
 
-/// Where new agents come in.
-pub struct Door {
-    /// What the configuration says.
-    pub rules: Rc<RefCell<Rules>>,
+/// Where what happens to an agent goes.
+#[derive(Clone)]
+pub struct Outlets {
     /// Runs in the history.
     pub begin: Beginnings,
     /// Those who look on.
@@ -163,28 +169,43 @@ pub struct Door {
     pub colour: bool,
 }
 
+impl Outlets {
+    /// For one agent.
+    pub fn outputs(&self, name: &str, command: &[String]) -> Outputs {
+        let format = if self.colour {
+            Format::Text { colour: true }
+        } else {
+            Format::Json
+        };
+        Outputs {
+            store: Some(self.begin.run(name, command, wall_offset_ns())),
+            recorder: None,
+            account: None,
+            notices: Notices::new(format, None),
+            stream: Some(self.stream.clone()),
+        }
+    }
+}
+
+/// Where new agents come in.
+pub struct Door {
+    /// What the configuration says.
+    pub rules: Rc<RefCell<Rules>>,
+    /// Where what happens goes.
+    pub outlets: Outlets,
+}
+
 impl host::Door for Door {
     fn admit(&mut self, path: &Path, id: u64) -> Option<(Plan, Outputs)> {
         let mut rules = self.rules.borrow_mut();
         let at = rules.find(path)?;
         let plan = rules.plan(at, path, id);
         if let Err(error) = runtimes::refuse(&plan.cgroup) {
-            rules.names.remove(&plan.name);
+            rules.free(&plan.name);
             eprintln!("agentwatch: {error:#}");
             return None;
         }
-        let format = if self.colour {
-            Format::Text { colour: true }
-        } else {
-            Format::Json
-        };
-        let outputs = Outputs {
-            store: Some(self.begin.run(&plan.name, &[], wall_offset_ns())),
-            recorder: None,
-            account: None,
-            notices: Notices::new(format, None),
-            stream: Some(self.stream.clone()),
-        };
+        let outputs = self.outlets.outputs(&plan.name, &[]);
         Some((plan, outputs))
     }
 
@@ -198,11 +219,11 @@ impl host::Door for Door {
     }
 
     fn refused(&mut self, name: &str, error: &anyhow::Error) {
-        self.rules.borrow_mut().names.remove(name);
+        self.rules.borrow_mut().free(name);
         eprintln!("agentwatch: {name} is NOT watched: {error:#}");
     }
 
     fn ended(&mut self, ended: Ended) {
-        self.rules.borrow_mut().close(ended);
+        self.rules.borrow_mut().close(ended, None);
     }
 }

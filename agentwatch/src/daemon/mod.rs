@@ -1,6 +1,7 @@
 //! The daemon: all agents of a host in one process, found by their cgroups; the API beside it.
 
 mod door;
+pub mod runs;
 mod runtimes;
 
 use std::{
@@ -31,7 +32,7 @@ use crate::{
     probe::{Options, support},
     store::Writer,
 };
-use door::{Door, Rules};
+use door::{Door, Outlets, Rules};
 
 /// How often the figures are taken, and what may have been missed is looked for.
 const EVERY: Duration = Duration::from_secs(1);
@@ -39,6 +40,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const PUBLISH: Duration = Duration::from_millis(100);
 /// How often is looked at all cgroups again, at most, where the kernel may not have told of one.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Runs that may wait to be watched.
+const RUNS: usize = 16;
 /// An agent's part of the urgent ring, and of the other one: a quarter of each at the usual size.
 const SHARE: [u64; 2] = [512 << 10, 2 << 20];
 
@@ -69,6 +72,7 @@ pub fn run(config: &Config) -> Result<()> {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 Some(order) = daemon.orders.recv() => daemon.serve(order),
+                Some(ask) = daemon.runs.recv() => daemon.serve_run(ask),
                 () = daemon.host.wait() => {}
             }
             daemon.turn()?;
@@ -107,7 +111,9 @@ struct Daemon {
     rules: Rc<RefCell<Rules>>,
     writer: Writer,
     shared: Arc<Shared>,
+    outlets: Outlets,
     orders: mpsc::Receiver<Order>,
+    runs: mpsc::Receiver<runs::Ask>,
     api: Option<api::Server>,
     parents: Vec<PathBuf>,
     published: Instant,
@@ -132,9 +138,11 @@ impl Daemon {
         let writer = Writer::open(&config.data_dir)?;
         let (stream, stream_end) = Stream::new();
         let (ask, orders) = watch::orders();
+        let (ask_run, runs) = mpsc::channel(RUNS);
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             ask,
+            runs: ask_run,
             actions: writer.actions(),
             node: config.node.clone(),
             data_dir: config.data_dir.clone(),
@@ -148,11 +156,14 @@ impl Daemon {
             policies,
             root,
         )));
-        let door = Door {
-            rules: Rc::clone(&rules),
+        let outlets = Outlets {
             begin: writer.beginnings(),
             stream,
             colour: std::io::stderr().is_terminal(),
+        };
+        let door = Door {
+            rules: Rc::clone(&rules),
+            outlets: outlets.clone(),
         };
         host.open_door(Box::new(door), SHARE);
         let now = Instant::now();
@@ -161,7 +172,9 @@ impl Daemon {
             rules,
             writer,
             shared,
+            outlets,
             orders,
+            runs,
             api: None,
             parents: Vec::new(),
             published: now,
@@ -251,6 +264,7 @@ impl Daemon {
             self.turned = Instant::now();
             self.stale = true;
             self.host.look_after();
+            self.sweep_runs()?;
             if self.host.look_again && self.looked.elapsed() >= LOOK_AGAIN {
                 self.look()?;
             }
@@ -274,19 +288,21 @@ impl Daemon {
             rules,
             writer,
             shared,
+            outlets,
             orders,
+            runs,
             api,
             ..
         } = self;
-        drop(orders);
+        drop((orders, runs));
         if let Some(api) = api {
             api.stop();
         }
         for ended in host.end()? {
-            rules.borrow_mut().close(ended);
+            rules.borrow_mut().close(ended, None);
         }
-        // It holds a way into the history.
-        drop(shared);
+        // They hold ways into the history.
+        drop((shared, outlets));
         match writer.finish() {
             Some(error) => Err(anyhow::anyhow!("the end is not in the history: {error}")),
             None => Ok(()),

@@ -128,6 +128,8 @@ pub struct Agent {
     pub policy_source: Arc<str>,
     /// The folder that is its own to change.
     pub workspace: Option<String>,
+    /// The `agentwatch run` that starts its command.
+    pub runner: Option<ProcessKey>,
     cgroup: AgentCgroup,
     not_stored_told: bool,
 }
@@ -142,6 +144,7 @@ impl Agent {
             policy_source,
             homes: _,
             found_by,
+            runner,
         } = plan;
         Self {
             number,
@@ -157,6 +160,7 @@ impl Agent {
             policy_source: policy_source.into(),
             workspace: workspace
                 .map(|folder| crate::text::escape(folder.as_os_str().as_encoded_bytes())),
+            runner,
             cgroup,
             not_stored_told: false,
         }
@@ -180,8 +184,8 @@ impl Agent {
             wall_offset_ns(),
         );
         let mut records = vec![own];
-        if matches!(self.found_by, FoundBy::Run { .. }) {
-            records.extend(seed::ancestors(self.number, std::process::id(), now));
+        if let Some(runner) = self.runner {
+            records.extend(seed::ancestors(self.number, runner.pid, now));
         }
         records
     }

@@ -25,6 +25,7 @@ pub use leaving::Ended;
 
 use crate::{
     api::model::FoundBy,
+    event::ProcessKey,
     policy::{Enforcement, Mode, Policy, Prefilter},
     probe::{KernelLog, Options, Probe, borrowed::News, gauge::Gauge, seed},
     respond::{self, cgroup::AgentCgroup},
@@ -52,6 +53,8 @@ pub struct Plan {
     pub homes: Vec<PathBuf>,
     /// How it was found.
     pub found_by: FoundBy,
+    /// The `agentwatch run` that starts its command.
+    pub runner: Option<ProcessKey>,
 }
 
 /// Says which new cgroups are agents, and takes what is left of those that end.
@@ -193,6 +196,7 @@ impl Host {
                 let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
             }
             self.source.forget(&agents);
+            self.spare_only_some();
         }
         added.map(|()| number)
     }
@@ -201,6 +205,10 @@ impl Host {
         let share = self.share;
         self.know(&plan.policy, &plan.homes)?;
         let probe = self.probe.as_mut().context("the watching has ended")?;
+        // Before anything is tagged.
+        if plan.runner.is_some() {
+            probe.spare(plan.cgroup.protected());
+        }
         let (workspace, homes) = (plan.workspace.clone(), plan.homes.clone());
         let mut agent = Agent::new(number, plan, outputs);
         let mut records = agent.introduction(workspace.as_deref());
@@ -295,12 +303,18 @@ impl Host {
         }
     }
 
-    /// What this process has of sockets will be an agent's: to be said before it is started.
+    /// What an agent's runner has of sockets will be the agent's: to be said before that is started.
     pub fn pass_on_sockets(&mut self, number: u32) {
-        let passed = self.probe.as_mut().map(|probe| probe.passed_on(number));
-        let refused = passed.and_then(Result::err);
-        if let Some(agent) = self.agents.get_mut(&number) {
-            agent.say_not_followed(refused.map(|error| format!("{error:#}")));
+        let Some((probe, agent)) = self.probe.as_mut().zip(self.agents.get_mut(&number)) else {
+            return;
+        };
+        let passed = match agent.runner {
+            Some(runner) if runner.pid == std::process::id() => probe.passed_on(number),
+            Some(runner) => probe.passed_on_by(number, runner.pid),
+            None => Ok(()),
+        };
+        if let Err(error) = passed {
+            agent.say_not_followed(Some(format!("{error:#}")));
         }
     }
 
@@ -443,7 +457,7 @@ impl Host {
     }
 
     /// An agent's processes that are alive, in its cgroup or not.
-    pub fn members(&self, number: u32) -> Vec<crate::event::ProcessKey> {
+    pub fn members(&self, number: u32) -> Vec<ProcessKey> {
         agent::members(self.probe.as_ref(), number)
     }
 

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod api;
+pub mod runs;
 
 use std::{
     fs,
