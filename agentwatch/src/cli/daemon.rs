@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use crate::{
     config::{Config, EXAMPLE_YAML},
-    daemon,
+    daemon::{self, logs},
     policy::PolicyError,
     probe::support,
 };
@@ -27,7 +27,8 @@ Examples:
 Environment, which counts more than the file:
   AGENTWATCH_NODE      the node's name
   AGENTWATCH_SOCKET    where the API listens
-  AGENTWATCH_DATA_DIR  the folder of the history")]
+  AGENTWATCH_DATA_DIR  the folder of the history
+  AGENTWATCH_LOG       how bad it must be to be said: error, warn, info, debug")]
 pub struct DaemonArgs {
     /// The configuration
     #[arg(long, value_name = "FILE")]
@@ -63,7 +64,7 @@ enum Verb {
 
 /// Reads the configuration, with the environment.
 fn load(file: &std::path::Path) -> Result<Config, PolicyError> {
-    Ok(Config::load(file)?.with_environment(|name| std::env::var(name).ok()))
+    Config::load(file)?.with_environment(|name| std::env::var(name).ok())
 }
 
 /// Runs `agentwatch daemon`.
@@ -81,6 +82,7 @@ pub fn run(args: &DaemonArgs) -> Result<ExitCode> {
             args.config.display()
         );
     }
+    logs::start(config.log);
     daemon::run(&config)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use super::runtimes;
+use super::{runtimes, state::Saved};
 use crate::{
     api::model::FoundBy,
     config::Match,
@@ -29,6 +29,8 @@ pub struct Rules {
     root: PathBuf,
     /// How many agents have had each name since somebody had it last.
     names: HashMap<String, usize>,
+    /// The names of agents that a daemon before this one knew, by their cgroups' ids.
+    reserved: HashMap<u64, String>,
 }
 
 impl Rules {
@@ -39,6 +41,7 @@ impl Rules {
             policies,
             root,
             names: HashMap::new(),
+            reserved: HashMap::new(),
         }
     }
 
@@ -109,7 +112,7 @@ impl Rules {
             .as_ref()
             .map(|folder| folder.fill(cgroup).into());
         let glob = agents.cgroup.text().to_owned();
-        let name = self.name(&wanted);
+        let name = self.name_again(id, &wanted);
         let on_disk = self.on_disk(cgroup);
         Plan {
             name,
@@ -120,6 +123,29 @@ impl Rules {
             homes: vec!["/root".into()],
             found_by: FoundBy::Cgroup { glob },
             runner: None,
+        }
+    }
+
+    /// Agents that a daemon before this one knew keep their names.
+    pub fn reserve(&mut self, agents: &[Saved]) {
+        for saved in agents {
+            self.names.insert(saved.name.clone(), 1);
+            self.reserved.insert(saved.id, saved.name.clone());
+        }
+    }
+
+    /// The name that an agent had before, if there was one, else a new one.
+    pub fn name_again(&mut self, id: u64, wanted: &str) -> String {
+        match self.reserved.remove(&id) {
+            Some(name) => name,
+            None => self.name(wanted),
+        }
+    }
+
+    /// One of those has ended.
+    pub fn forget(&mut self, saved: &Saved) {
+        if self.reserved.remove(&saved.id).is_some() {
+            self.names.remove(&saved.name);
         }
     }
 
@@ -147,9 +173,13 @@ impl Rules {
         let killed_by = ended.killed_by.as_ref().map(|finding| finding.id.as_str());
         let lost = ended.tally.lost_total();
         if lost > 0 {
-            eprintln!(
-                "agentwatch: {lost} of {} events of {} were lost: {:?}",
-                ended.tally.emitted, ended.name, ended.tally.lost
+            tracing::error!(
+                agent = ended.name,
+                lost,
+                emitted = ended.tally.emitted,
+                "{lost} of {} events were lost: {:?}",
+                ended.tally.emitted,
+                ended.tally.lost
             );
         }
         let store = ended.outputs.store?;
@@ -165,23 +195,18 @@ pub struct Outlets {
     pub begin: Beginnings,
     /// Those who look on.
     pub stream: Stream,
-    /// Standard error is a terminal.
-    pub colour: bool,
+    /// How findings are written.
+    pub format: Format,
 }
 
 impl Outlets {
     /// For one agent.
     pub fn outputs(&self, name: &str, command: &[String]) -> Outputs {
-        let format = if self.colour {
-            Format::Text { colour: true }
-        } else {
-            Format::Json
-        };
         Outputs {
             store: Some(self.begin.run(name, command, wall_offset_ns())),
             recorder: None,
             account: None,
-            notices: Notices::new(format, None),
+            notices: Notices::beside_log(self.format, name),
             stream: Some(self.stream.clone()),
         }
     }
@@ -202,7 +227,7 @@ impl host::Door for Door {
         let plan = rules.plan(at, path, id);
         if let Err(error) = runtimes::refuse(&plan.cgroup) {
             rules.free(&plan.name);
-            eprintln!("agentwatch: {error:#}");
+            tracing::warn!("{error:#}");
             return None;
         }
         let outputs = self.outlets.outputs(&plan.name, &[]);
@@ -220,7 +245,7 @@ impl host::Door for Door {
 
     fn refused(&mut self, name: &str, error: &anyhow::Error) {
         self.rules.borrow_mut().free(name);
-        eprintln!("agentwatch: {name} is NOT watched: {error:#}");
+        tracing::error!(agent = name, "{name} is NOT watched: {error:#}");
     }
 
     fn ended(&mut self, ended: Ended) {

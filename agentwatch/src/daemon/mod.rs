@@ -1,12 +1,15 @@
 //! The daemon: all agents of a host in one process, found by their cgroups; the API beside it.
 
 mod door;
+pub mod logs;
+mod recovery;
 pub mod runs;
 mod runtimes;
+mod state;
 
 use std::{
     cell::RefCell,
-    io::IsTerminal as _,
+    collections::HashMap,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     rc::Rc,
@@ -22,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{self, Shared},
+    api::{self, Shared, model::RunRequest},
     config::Config,
     host::{
         Host,
@@ -33,6 +36,7 @@ use crate::{
     store::Writer,
 };
 use door::{Door, Outlets, Rules};
+use state::{Keeper, Saved};
 
 /// How often the figures are taken, and what may have been missed is looked for.
 const EVERY: Duration = Duration::from_secs(1);
@@ -91,7 +95,7 @@ fn many_descriptors() {
         maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, all) {
-        eprintln!("agentwatch: the limit of open files stays as it is: {error}");
+        tracing::warn!("the limit of open files stays as it is: {error}");
     }
 }
 
@@ -100,7 +104,7 @@ fn policies(config: &Config) -> Result<Vec<(Arc<Policy>, String)>, PolicyError> 
     let policies = config.policies()?;
     for (policy, source) in &policies {
         for warning in &policy.warnings {
-            eprintln!("agentwatch: {source}: {warning}");
+            tracing::warn!(policy = source, "{warning}");
         }
     }
     Ok(policies)
@@ -115,6 +119,12 @@ struct Daemon {
     orders: mpsc::Receiver<Order>,
     runs: mpsc::Receiver<runs::Ask>,
     api: Option<api::Server>,
+    /// What runs have asked for, by the agent's number.
+    requests: HashMap<u32, RunRequest>,
+    /// Runs that a daemon before this one watched and that have not come back, by the cgroup's id.
+    pending: HashMap<u64, Saved>,
+    keeper: Keeper,
+    socket: PathBuf,
     parents: Vec<PathBuf>,
     published: Instant,
     turned: Instant,
@@ -135,6 +145,7 @@ impl Daemon {
         };
         let all: Vec<&Policy> = policies.iter().map(|(policy, _)| &**policy).collect();
         let mut host = Host::start(&options, &all)?;
+        let (keeper, before) = Keeper::open(&config.data_dir)?;
         let writer = Writer::open(&config.data_dir)?;
         let (stream, stream_end) = Stream::new();
         let (ask, orders) = watch::orders();
@@ -156,10 +167,13 @@ impl Daemon {
             policies,
             root,
         )));
+        if let Some(before) = &before {
+            rules.borrow_mut().reserve(&before.agents);
+        }
         let outlets = Outlets {
             begin: writer.beginnings(),
             stream,
-            colour: std::io::stderr().is_terminal(),
+            format: logs::findings(config.log),
         };
         let door = Door {
             rules: Rc::clone(&rules),
@@ -176,6 +190,10 @@ impl Daemon {
             orders,
             runs,
             api: None,
+            requests: HashMap::new(),
+            pending: HashMap::new(),
+            keeper,
+            socket: config.socket.clone(),
             parents: Vec::new(),
             published: now,
             turned: now,
@@ -184,15 +202,20 @@ impl Daemon {
         };
         daemon.look_below(config)?;
         daemon.look()?;
+        if let Some(before) = before {
+            daemon.recover(before, listener.left())?;
+        }
         daemon.host.settle();
         daemon.publish();
         // Last: who asks gets all of it.
         let shared = Arc::clone(&daemon.shared);
         daemon.api = Some(api::Server::start(listener, shared, gauge, stream_end)?);
-        eprintln!(
-            "agentwatch: watching {} agents on {}; the API is at {}",
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            node = config.node,
+            agents = daemon.host.agents().count(),
+            "watching {} agents; the API is at {}",
             daemon.host.agents().count(),
-            config.node,
             config.socket.display()
         );
         Ok(daemon)
@@ -263,6 +286,7 @@ impl Daemon {
         if self.turned.elapsed() >= EVERY {
             self.turned = Instant::now();
             self.stale = true;
+            recovery::touch(&self.socket);
             self.host.look_after();
             self.sweep_runs()?;
             if self.host.look_again && self.looked.elapsed() >= LOOK_AGAIN {
@@ -279,10 +303,16 @@ impl Daemon {
         self.published = Instant::now();
         self.stale = false;
         self.shared.snapshot.store(Arc::new(self.host.snapshot()));
+        let host = &self.host;
+        self.requests
+            .retain(|number, _| host.agent(*number).is_some());
+        let saved = self.saved();
+        self.keeper.keep(saved);
     }
 
-    /// Stops watching; agents go on.
-    fn stop(self) -> Result<()> {
+    /// Stops watching; agents are left as their policies say.
+    fn stop(mut self) -> Result<()> {
+        let saved = self.leave();
         let Self {
             host,
             rules,
@@ -292,8 +322,10 @@ impl Daemon {
             orders,
             runs,
             api,
+            keeper,
             ..
         } = self;
+        keeper.finish(saved);
         drop((orders, runs));
         if let Some(api) = api {
             api.stop();

@@ -58,7 +58,11 @@ impl Daemon {
                 runner,
                 reply,
             } => {
-                let started = self.start_run(*request, runner);
+                let process = runner.map(|pid| ProcessKey {
+                    pid,
+                    start_ns: seed::stat(pid).map_or(0, |stat| stat.start_ns),
+                });
+                let started = self.start_run(*request, process);
                 self.publish();
                 let _ = reply.send(started);
             }
@@ -74,7 +78,11 @@ impl Daemon {
         }
     }
 
-    fn start_run(&mut self, request: RunRequest, runner: Option<u32>) -> Result<RunStarted> {
+    pub(super) fn start_run(
+        &mut self,
+        request: RunRequest,
+        runner: Option<ProcessKey>,
+    ) -> Result<RunStarted> {
         check_name(&request.name)?;
         let path = self.rules.borrow().on_disk(below_root(&request.cgroup)?);
         let id = fs::metadata(&path)
@@ -88,7 +96,7 @@ impl Daemon {
         );
         let mut cgroup = AgentCgroup::adopt(path)?;
         if let Some(runner) = runner {
-            cgroup = cgroup.protecting(runner);
+            cgroup = cgroup.protecting(runner.pid);
         }
         cgroup.refuse_protected()?;
         runtimes::refuse(&cgroup)?;
@@ -101,13 +109,10 @@ impl Daemon {
             None => {}
         }
         let policy = policy(&request)?;
-        let process = runner.map(|pid| ProcessKey {
-            pid,
-            start_ns: seed::stat(pid).map_or(0, |stat| stat.start_ns),
-        });
-        let name = self.rules.borrow_mut().name(&request.name);
+        let name = self.rules.borrow_mut().name_again(id, &request.name);
         let mut outputs = self.outlets.outputs(&name, &request.command);
         outputs.account = Some(Account::new(&name, &request.command));
+        let asked = request.clone();
         let plan = Plan {
             name: name.clone(),
             cgroup,
@@ -118,13 +123,17 @@ impl Daemon {
             found_by: FoundBy::Run {
                 command: request.command,
             },
-            runner: process,
+            runner,
         };
         if let Err(error) = self.host.add(plan, outputs) {
             self.rules.borrow_mut().free(&name);
             return Err(error);
         }
         self.host.pass_on_sockets(number);
+        self.requests.insert(number, asked);
+        if let Some(saved) = self.pending.remove(&id) {
+            self.recall(number, saved)?;
+        }
         let agent = self.host.agent(number).context("it has ended meanwhile")?;
         Ok(started(agent, &self.shared))
     }

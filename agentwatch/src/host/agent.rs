@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{Plan, wall_offset_ns, watch::Stream};
 use crate::{
@@ -35,7 +36,7 @@ pub struct Outputs {
 }
 
 /// How it is with an agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is or is not so, whatever the others are"
@@ -341,7 +342,10 @@ impl Means for Outlet<'_> {
 
 /// An event as a row. What tells of the agent itself is none.
 pub fn row_of(event: &Event, world: &World) -> Option<Row> {
-    if matches!(event.kind, Kind::Agent(_) | Kind::Tally(_)) {
+    if matches!(
+        event.kind,
+        Kind::Agent(_) | Kind::Tally(_) | Kind::Carried(_)
+    ) {
         return None;
     }
     let agent = world.agent(event.agent);

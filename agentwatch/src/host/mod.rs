@@ -6,6 +6,7 @@
 
 mod agent;
 mod leaving;
+mod recall;
 pub mod watch;
 
 use std::{

@@ -51,6 +51,21 @@ impl Probe {
         Ok(())
     }
 
+    /// Sets what is left of an agent's budget, outside its workspace and inside, for a window that begins now.
+    ///
+    /// # Errors
+    ///
+    /// When the agent has none.
+    pub fn spent(&mut self, agent: u32, left: [u64; 2], now_ns: u64) -> Result<()> {
+        let mut budgets: HashMap<_, u32, Budget> = self.map("BUDGETS")?.try_into()?;
+        let mut budget = budgets.get(&agent, 0)?;
+        for (at, left) in [place::OUTSIDE, place::WORKSPACE].into_iter().zip(left) {
+            budget.left[at] = count(left);
+            budget.since_ns[at] = now_ns;
+        }
+        Ok(budgets.insert(agent, budget, 0)?)
+    }
+
     /// Sets what is left of an agent's budget, at one of its places.
     ///
     /// # Errors

@@ -30,6 +30,8 @@ pub struct Notices {
     /// Where to, instead of standard error.
     file: Option<File>,
     held: Vec<String>,
+    /// The agent's name, where all but findings goes to the daemon's log.
+    log: Option<String>,
 }
 
 impl Notices {
@@ -39,6 +41,15 @@ impl Notices {
             format,
             file,
             held: Vec::new(),
+            log: None,
+        }
+    }
+
+    /// Writes findings to standard error, and all else of an agent to the log.
+    pub fn beside_log(format: Format, agent: &str) -> Self {
+        Self {
+            log: Some(agent.to_owned()),
+            ..Self::new(format, None)
         }
     }
 
@@ -119,6 +130,11 @@ impl Notices {
 
     /// Writes something else to the same place.
     pub fn write(&mut self, text: &str) {
+        if let Some(agent) = &self.log {
+            let text = text.strip_prefix("agentwatch: ").unwrap_or(text);
+            tracing::warn!(agent, "{}", text.trim_end());
+            return;
+        }
         self.held.push(text.to_owned());
         self.flush();
     }

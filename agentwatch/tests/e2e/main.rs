@@ -78,6 +78,7 @@ fn main() {
         calls::TESTS,
         daemon::agents::TESTS,
         daemon::api::TESTS,
+        daemon::recovery::TESTS,
         daemon::runs::TESTS,
         aliases::TESTS,
         sends::TESTS,

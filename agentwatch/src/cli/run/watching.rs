@@ -172,7 +172,14 @@ impl Watcher {
                 let (mut notices, stays_frozen) = guest.hand_over();
                 notices.write("agentwatch: no daemon; watching without one from here on\n");
                 let history = Some(guest.data_dir());
-                *self = Alone { history, ..*alone }.start(notices)?;
+                *self = match (Alone { history, ..*alone }).start(notices) {
+                    Ok(own) => own,
+                    Err(error) => {
+                        // Nobody watches it, and nobody would let it go on.
+                        guest.cgroup().kill()?;
+                        return Err(error.context("the agent was ended, since nobody can watch it"));
+                    }
+                };
                 if !stays_frozen {
                     guest.cgroup().freeze(false)?;
                 }

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod api;
+pub mod recovery;
 pub mod runs;
 
 use std::{

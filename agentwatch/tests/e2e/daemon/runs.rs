@@ -26,7 +26,7 @@ fn daemon(tree: &Tree) -> Result<Daemon> {
 }
 
 /// `agentwatch run` against it: what is said goes to `said`.
-fn run(daemon: &Daemon, options: &[&str], command: &[&str]) -> Result<Command> {
+pub(super) fn run(daemon: &Daemon, options: &[&str], command: &[&str]) -> Result<Command> {
     let said = fs::File::create(daemon.place.path("said"))?;
     let mut run = Command::new("timeout");
     run.args(["-k", "5", "60"])
@@ -42,7 +42,7 @@ fn run(daemon: &Daemon, options: &[&str], command: &[&str]) -> Result<Command> {
     Ok(run)
 }
 
-fn said(daemon: &Daemon) -> String {
+pub(super) fn said(daemon: &Daemon) -> String {
     fs::read_to_string(daemon.place.path("said")).unwrap_or_default()
 }
 
