@@ -111,6 +111,11 @@ impl Pipeline {
         sink.event(&event, &self.world);
     }
 
+    /// Has another policy hold from here on. What the detectors know stays.
+    pub fn change_policy(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
+    }
+
     /// The policy that is in force.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy

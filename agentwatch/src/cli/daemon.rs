@@ -16,7 +16,9 @@ use crate::{
 ///
 /// Finds agents by their cgroups, as they come and go, and serves the API that `agentwatch agents`,
 /// `freeze`, `kill` and the others use. Findings go to standard error, one JSON object a line where that
-/// is no terminal, and to the history. When it is stopped (SIGTERM, Ctrl-C) the agents go on.
+/// is no terminal, and to the history. SIGHUP has it read its configuration and the policies again; what is
+/// wrong is refused, and the old one holds. When it is stopped (SIGTERM, Ctrl-C) the agents are left as
+/// their policies say.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -83,7 +85,7 @@ pub fn run(args: &DaemonArgs) -> Result<ExitCode> {
         );
     }
     logs::start(config.log);
-    daemon::run(&config)?;
+    daemon::run(&config, &|| load(&args.config))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -45,6 +45,27 @@ impl Rules {
         }
     }
 
+    /// What the configuration says now.
+    pub fn replace(&mut self, matches: Vec<Match>, policies: Vec<(Arc<Policy>, String)>) {
+        self.matches = matches;
+        self.policies = policies;
+    }
+
+    /// All policies.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.iter().map(|(policy, _)| policy)
+    }
+
+    /// That of a match, and what it is called.
+    pub fn policy(&self, at: usize) -> (Arc<Policy>, String) {
+        self.policies[at].clone()
+    }
+
+    /// The path of a cgroup's folder from the root of the hierarchy on.
+    pub fn below_root(&self, folder: &Path) -> PathBuf {
+        Path::new("/").join(folder.strip_prefix(&self.root).unwrap_or(folder))
+    }
+
     /// The match for a cgroup, if it is an agent's.
     pub fn find(&self, cgroup: &Path) -> Option<usize> {
         self.matches

@@ -3,8 +3,10 @@
 mod door;
 pub mod logs;
 mod recovery;
+mod reload;
 pub mod runs;
 mod runtimes;
+mod service;
 mod state;
 
 use std::{
@@ -49,12 +51,12 @@ const RUNS: usize = 16;
 /// An agent's part of the urgent ring, and of the other one: a quarter of each at the usual size.
 const SHARE: [u64; 2] = [512 << 10, 2 << 20];
 
-/// Runs until it is told to stop. Agents go on running then.
+/// Runs until it is told to stop. With SIGHUP the configuration is read again, by `load`.
 ///
 /// # Errors
 ///
 /// When the kernel, the history or the socket does not do what is needed.
-pub fn run(config: &Config) -> Result<()> {
+pub fn run(config: &Config, load: &dyn Fn() -> Result<Config, PolicyError>) -> Result<()> {
     let policies = policies(config)?;
     many_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -65,22 +67,26 @@ pub fn run(config: &Config) -> Result<()> {
         let mut signals = [
             signal(SignalKind::terminate()).context("cannot handle signals")?,
             signal(SignalKind::interrupt()).context("cannot handle signals")?,
+            signal(SignalKind::hangup()).context("cannot handle signals")?,
         ];
         // First: whether there is another daemon shows here.
         let listener = api::listen(config)?;
         let mut daemon = Daemon::start(config, policies, listener)?;
-        let [terminate, interrupt] = &mut signals;
+        service::ready(daemon.host.agents().count());
+        let [terminate, interrupt, hangup] = &mut signals;
         loop {
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = hangup.recv() => daemon.reload(load),
                 Some(order) = daemon.orders.recv() => daemon.serve(order),
                 Some(ask) = daemon.runs.recv() => daemon.serve_run(ask),
                 () = daemon.host.wait() => {}
             }
             daemon.turn()?;
         }
+        service::stopping();
         daemon.stop()
     })
 }
@@ -124,12 +130,14 @@ struct Daemon {
     /// Runs that a daemon before this one watched and that have not come back, by the cgroup's id.
     pending: HashMap<u64, Saved>,
     keeper: Keeper,
-    socket: PathBuf,
+    config: Config,
     parents: Vec<PathBuf>,
     published: Instant,
     turned: Instant,
     looked: Instant,
     stale: bool,
+    /// Agents that the service manager was told of.
+    told: Option<usize>,
 }
 
 impl Daemon {
@@ -193,12 +201,13 @@ impl Daemon {
             requests: HashMap::new(),
             pending: HashMap::new(),
             keeper,
-            socket: config.socket.clone(),
+            config: config.clone(),
             parents: Vec::new(),
             published: now,
             turned: now,
             looked: now,
             stale: true,
+            told: None,
         };
         daemon.look_below(config)?;
         daemon.look()?;
@@ -286,7 +295,9 @@ impl Daemon {
         if self.turned.elapsed() >= EVERY {
             self.turned = Instant::now();
             self.stale = true;
-            recovery::touch(&self.socket);
+            recovery::touch(&self.config.socket);
+            service::alive();
+            self.tell_service();
             self.host.look_after();
             self.sweep_runs()?;
             if self.host.look_again && self.looked.elapsed() >= LOOK_AGAIN {
@@ -297,6 +308,15 @@ impl Daemon {
             self.publish();
         }
         Ok(())
+    }
+
+    /// Tells the service manager, where something has changed.
+    fn tell_service(&mut self) {
+        let agents = self.host.agents().count();
+        if self.told != Some(agents) {
+            self.told = Some(agents);
+            service::watching(agents);
+        }
     }
 
     fn publish(&mut self) {

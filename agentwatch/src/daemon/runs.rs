@@ -139,7 +139,7 @@ impl Daemon {
     }
 
     /// Ends the watching of an agent of which nobody wants an account.
-    fn end(&mut self, number: u32) -> Result<()> {
+    pub(super) fn end(&mut self, number: u32) -> Result<()> {
         for ended in self.host.remove(&HashSet::from([number]))? {
             self.rules.borrow_mut().close(ended, None);
         }

@@ -7,6 +7,7 @@
 mod agent;
 mod leaving;
 mod recall;
+mod reload;
 pub mod watch;
 
 use std::{
@@ -84,6 +85,8 @@ pub struct Host {
     share: Option<[u64; 2]>,
     /// Policies whose sensitive files the kernel knows.
     known: Vec<Arc<Policy>>,
+    /// Every open for reading is sent.
+    all_reads: bool,
     batch: Vec<Bytes>,
     /// Records of agents that nobody has introduced yet: a bulk record may be read before the urgent
     /// one that says whose cgroup it is.
@@ -129,6 +132,7 @@ impl Host {
             door: None,
             share: None,
             known: Vec::new(),
+            all_reads: options.send_all_reads,
             batch: Vec::new(),
             held: Vec::new(),
             unknown: HashSet::new(),
@@ -221,9 +225,7 @@ impl Host {
             probe.budget(number, &limits, workspace)?;
         }
         probe.thin(number, agent.pipeline.policy().events.thin)?;
-        if agent.pipeline.defends() {
-            probe.defend(number)?;
-        }
+        probe.defend(number, agent.pipeline.defends())?;
         // A cgroup that was removed before its first record was read: what happened in it is in the
         // records still.
         if agent.cgroup().path().exists() {

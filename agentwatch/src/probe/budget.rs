@@ -39,6 +39,17 @@ impl Probe {
             .context("cannot give the agent its deletion budget")
     }
 
+    /// Takes an agent's budget away: its policy has none any more.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn no_budget(&mut self, agent: u32) -> Result<()> {
+        let mut budgets: HashMap<_, u32, Budget> = self.map("BUDGETS")?.try_into()?;
+        let _ = budgets.remove(&agent);
+        Ok(())
+    }
+
     /// Has the security modules ask before a file is gone.
     ///
     /// # Errors

@@ -397,13 +397,18 @@ impl Probe {
         Ok(self.map("PROTECTED")?.try_into()?)
     }
 
-    /// Has the kernel kill a process of an agent that moves one of those into a cgroup of the agent's.
+    /// Has the kernel kill, or not, a process of an agent that moves one of those into a cgroup of the agent's.
     ///
     /// # Errors
     ///
     /// When there are too many agents.
-    pub fn defend(&mut self, agent: u32) -> Result<()> {
+    pub fn defend(&mut self, agent: u32, defends: bool) -> Result<()> {
         let mut map: HashMap<_, u32, u8> = self.map("DEFENDED")?.try_into()?;
+        if !defends {
+            // It is not there unless the policy was another one before.
+            let _ = map.remove(&agent);
+            return Ok(());
+        }
         map.insert(agent, 1, 0)
             .context("too many agents: at most 1024")
     }

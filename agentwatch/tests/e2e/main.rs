@@ -80,6 +80,7 @@ fn main() {
         daemon::api::TESTS,
         daemon::recovery::TESTS,
         daemon::runs::TESTS,
+        daemon::service::TESTS,
         aliases::TESTS,
         sends::TESTS,
         borrowed::TESTS,
