@@ -8,7 +8,7 @@ use std::{
     },
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -34,8 +34,9 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// The socket, bound.
 pub struct Listener {
-    listener: UnixListener,
+    socket: UnixListener,
     path: PathBuf,
+    left: Option<SystemTime>,
 }
 
 /// Who asks, as the kernel tells.
@@ -62,6 +63,7 @@ pub fn listen(config: &Config) -> Result<Listener> {
             .create(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
+    let mut left = None;
     if let Ok(there) = fs::symlink_metadata(&path) {
         if !there.file_type().is_socket() {
             bail!("{shown} is there and is no socket; `socket` in the configuration names another");
@@ -71,6 +73,7 @@ pub fn listen(config: &Config) -> Result<Listener> {
                 "another daemon listens at {shown}; stop that one first, or name another `socket`"
             );
         }
+        left = there.modified().ok();
         // Left by one that was killed.
         fs::remove_file(&path).with_context(|| format!("cannot remove the old {shown}"))?;
     }
@@ -79,8 +82,8 @@ pub fn listen(config: &Config) -> Result<Listener> {
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let bound = UnixListener::bind(&path);
     rustix::process::umask(before);
-    let listener = bound.with_context(|| format!("cannot listen at {shown}"))?;
-    let listener = Listener { listener, path };
+    let socket = bound.with_context(|| format!("cannot listen at {shown}"))?;
+    let listener = Listener { socket, path, left };
     if let Some(gid) = group {
         let path = &listener.path;
         chown(path, None, Some(gid))
@@ -88,7 +91,7 @@ pub fn listen(config: &Config) -> Result<Listener> {
             .with_context(|| format!("cannot give {} to its group", path.display()))?;
     }
     listener
-        .listener
+        .socket
         .set_nonblocking(true)
         .context("cannot listen")?;
     Ok(listener)
@@ -109,15 +112,20 @@ fn group(name: &str) -> Result<u32> {
 }
 
 impl Listener {
+    /// When the daemon that had the socket before was there last, if it was killed.
+    pub fn left(&self) -> Option<SystemTime> {
+        self.left
+    }
+
     /// Answers, for ever.
     pub async fn serve(self, router: Router) {
-        let Ok(copy) = self.listener.try_clone() else {
+        let Ok(copy) = self.socket.try_clone() else {
             return;
         };
         let listener = match tokio::net::UnixListener::from_std(copy) {
             Ok(listener) => listener,
             Err(error) => {
-                eprintln!("agentwatch: the API cannot listen: {error}");
+                tracing::error!("the API cannot listen: {error}");
                 return;
             }
         };
@@ -130,7 +138,7 @@ impl Listener {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Too many open files, say: it passes, or not.
-                    eprintln!("agentwatch: the API cannot take a connection: {error}");
+                    tracing::warn!("the API cannot take a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     continue;
                 }
@@ -161,7 +169,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         // Not one that another daemon has made there since.
-        let own = rustix::fs::fstat(&self.listener).ok();
+        let own = rustix::fs::fstat(&self.socket).ok();
         let there = fs::symlink_metadata(&self.path).ok();
         if own.is_some() && there.is_some_and(|there| there.file_type().is_socket()) {
             let _ = fs::remove_file(&self.path);

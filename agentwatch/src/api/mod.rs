@@ -10,6 +10,7 @@ mod metrics;
 pub mod model;
 mod past;
 mod routes;
+mod runs;
 mod stream;
 
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 pub use listener::{Listener, listen};
 
 use crate::{
+    daemon::runs::Ask,
     host::watch::{Order, Snapshot, StreamEnd},
     probe::{Probe, gauge::Gauge, support},
     store::ActionLog,
@@ -41,6 +43,8 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     /// Where questions go.
     pub ask: mpsc::Sender<Order>,
+    /// Where runs that want to be watched go.
+    pub runs: mpsc::Sender<Ask>,
     /// Where actions are written down.
     pub actions: ActionLog,
     /// The node's name.

@@ -22,9 +22,10 @@ use super::{
     metrics,
     model::{
         Action, ActionRequest, Agent, ApiError, Doctor, Event, EventPage, EventQuery, FileChange,
-        Finding, Flow, Health, Missed, PolicyInForce, Process, SinceQuery, StreamItem, StreamQuery,
+        Finding, Flow, Gone, Health, Missed, PolicyInForce, Process, SinceQuery, StreamItem,
+        StreamQuery,
     },
-    past,
+    past, runs,
     stream::Wanted,
 };
 use crate::{
@@ -35,11 +36,11 @@ use crate::{
 /// The largest body of a request, bytes.
 const BODY: usize = 16 * 1024;
 
-type Shared = Get<Arc<State>>;
-type Answer<T> = Result<Json<T>, Refusal>;
+pub(super) type Shared = Get<Arc<State>>;
+pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// A refusal: a status, and why.
-pub struct Refusal(StatusCode, String);
+pub struct Refusal(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -47,11 +48,11 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn bad(error: impl std::fmt::Display) -> Refusal {
+pub(super) fn bad(error: impl std::fmt::Display) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, format!("{error:#}"))
 }
 
-fn failed(error: impl std::fmt::Display) -> Refusal {
+pub(super) fn failed(error: impl std::fmt::Display) -> Refusal {
     Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
 }
 
@@ -76,21 +77,24 @@ fn failed(error: impl std::fmt::Display) -> Refusal {
         past_actions,
         policy,
         doctor,
-        health
+        health,
+        runs::start,
+        runs::end
     ),
-    components(schemas(Event, Finding, StreamItem, Missed, ApiError))
+    components(schemas(Event, Finding, Gone, StreamItem, Missed, ApiError))
 )]
 struct Document;
 
 /// All of it.
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
-        .route("/v1/agents", get(agents))
+        .route("/v1/agents", get(agents).merge(runs::starts()))
         .route("/v1/agents/{agent}", get(agent))
         .route("/v1/agents/{agent}/processes", get(processes))
         .route("/v1/agents/{agent}/flows", get(open_flows))
         .route("/v1/agents/{agent}/files", get(files))
         .route("/v1/agents/{agent}/actions", post(act))
+        .route("/v1/agents/{agent}/end", post(runs::end))
         .route("/v1/events", get(events))
         .route("/v1/events/stream", get(event_stream))
         .route("/v1/findings", get(findings))
@@ -133,8 +137,24 @@ impl State {
             .collect()
     }
 
+    /// Refuses who may not act: who is not root, and an agent, which would let itself go.
+    pub(super) fn may_act(&self, peer: &Peer) -> Result<(), Refusal> {
+        let why = if !peer.may_act {
+            "you may read and not act: that takes root"
+        } else if peer
+            .asked_by
+            .pid
+            .is_some_and(|pid| self.gauge.agent_of(pid).is_some())
+        {
+            "you are an agent's process: agents may read and not act"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal(StatusCode::FORBIDDEN, why.to_owned()))
+    }
+
     /// An agent, by its name or number.
-    fn find(&self, wanted: &str) -> Result<View, Refusal> {
+    pub(super) fn find(&self, wanted: &str) -> Result<View, Refusal> {
         let snapshot = self.shared.snapshot.load();
         let found = snapshot
             .agents
@@ -252,12 +272,7 @@ async fn act(
     Path(name): Path<String>,
     request: Result<Json<ActionRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Action>), Refusal> {
-    if !peer.may_act {
-        return Err(Refusal(
-            StatusCode::FORBIDDEN,
-            "you may read and not act: that takes root".to_owned(),
-        ));
-    }
+    state.may_act(&peer)?;
     let Json(request) = request.map_err(|error| bad(error.body_text()))?;
     let view = state.find(&name)?;
     // To its end, also when the client breaks off: what was ordered is written down.
@@ -289,7 +304,7 @@ async fn events(
     .map(Json)
 }
 
-/// Events and findings as they happen: server-sent events `event`, `finding` and `missed`.
+/// Events and findings as they happen: server-sent events `event`, `finding`, `missed` and `gone`.
 #[utoipa::path(get, path = "/v1/events/stream", params(StreamQuery),
     responses((status = 200, content_type = "text/event-stream", body = StreamItem),
         (status = 400, body = ApiError), (status = 503, body = ApiError)))]
@@ -298,10 +313,13 @@ async fn event_stream(
     query: Result<Query<StreamQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(query) = query.map_err(|error| bad(error.body_text()))?;
-    let kinds = past::kinds(query.kind.as_deref()).map_err(bad)?;
+    let kinds = match query.kind.as_deref() {
+        Some("none") => None,
+        kinds => Some(past::kinds(kinds).map_err(bad)?.into_iter().collect()),
+    };
     let wanted = Wanted {
         agent: query.agent,
-        kinds: kinds.into_iter().collect(),
+        kinds,
     };
     let stream = state.hub.read(wanted).ok_or_else(|| {
         Refusal(

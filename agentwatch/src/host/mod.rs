@@ -6,6 +6,8 @@
 
 mod agent;
 mod leaving;
+mod recall;
+mod reload;
 pub mod watch;
 
 use std::{
@@ -25,6 +27,7 @@ pub use leaving::Ended;
 
 use crate::{
     api::model::FoundBy,
+    event::ProcessKey,
     policy::{Enforcement, Mode, Policy, Prefilter},
     probe::{KernelLog, Options, Probe, borrowed::News, gauge::Gauge, seed},
     respond::{self, cgroup::AgentCgroup},
@@ -52,6 +55,8 @@ pub struct Plan {
     pub homes: Vec<PathBuf>,
     /// How it was found.
     pub found_by: FoundBy,
+    /// The `agentwatch run` that starts its command.
+    pub runner: Option<ProcessKey>,
 }
 
 /// Says which new cgroups are agents, and takes what is left of those that end.
@@ -80,6 +85,8 @@ pub struct Host {
     share: Option<[u64; 2]>,
     /// Policies whose sensitive files the kernel knows.
     known: Vec<Arc<Policy>>,
+    /// Every open for reading is sent.
+    all_reads: bool,
     batch: Vec<Bytes>,
     /// Records of agents that nobody has introduced yet: a bulk record may be read before the urgent
     /// one that says whose cgroup it is.
@@ -125,6 +132,7 @@ impl Host {
             door: None,
             share: None,
             known: Vec::new(),
+            all_reads: options.send_all_reads,
             batch: Vec::new(),
             held: Vec::new(),
             unknown: HashSet::new(),
@@ -193,6 +201,7 @@ impl Host {
                 let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
             }
             self.source.forget(&agents);
+            self.spare_only_some();
         }
         added.map(|()| number)
     }
@@ -201,6 +210,10 @@ impl Host {
         let share = self.share;
         self.know(&plan.policy, &plan.homes)?;
         let probe = self.probe.as_mut().context("the watching has ended")?;
+        // Before anything is tagged.
+        if plan.runner.is_some() {
+            probe.spare(plan.cgroup.protected());
+        }
         let (workspace, homes) = (plan.workspace.clone(), plan.homes.clone());
         let mut agent = Agent::new(number, plan, outputs);
         let mut records = agent.introduction(workspace.as_deref());
@@ -212,9 +225,7 @@ impl Host {
             probe.budget(number, &limits, workspace)?;
         }
         probe.thin(number, agent.pipeline.policy().events.thin)?;
-        if agent.pipeline.defends() {
-            probe.defend(number)?;
-        }
+        probe.defend(number, agent.pipeline.defends())?;
         // A cgroup that was removed before its first record was read: what happened in it is in the
         // records still.
         if agent.cgroup().path().exists() {
@@ -295,12 +306,18 @@ impl Host {
         }
     }
 
-    /// What this process has of sockets will be an agent's: to be said before it is started.
+    /// What an agent's runner has of sockets will be the agent's: to be said before that is started.
     pub fn pass_on_sockets(&mut self, number: u32) {
-        let passed = self.probe.as_mut().map(|probe| probe.passed_on(number));
-        let refused = passed.and_then(Result::err);
-        if let Some(agent) = self.agents.get_mut(&number) {
-            agent.say_not_followed(refused.map(|error| format!("{error:#}")));
+        let Some((probe, agent)) = self.probe.as_mut().zip(self.agents.get_mut(&number)) else {
+            return;
+        };
+        let passed = match agent.runner {
+            Some(runner) if runner.pid == std::process::id() => probe.passed_on(number),
+            Some(runner) => probe.passed_on_by(number, runner.pid),
+            None => Ok(()),
+        };
+        if let Err(error) = passed {
+            agent.say_not_followed(Some(format!("{error:#}")));
         }
     }
 
@@ -443,7 +460,7 @@ impl Host {
     }
 
     /// An agent's processes that are alive, in its cgroup or not.
-    pub fn members(&self, number: u32) -> Vec<crate::event::ProcessKey> {
+    pub fn members(&self, number: u32) -> Vec<ProcessKey> {
         agent::members(self.probe.as_ref(), number)
     }
 

@@ -4,7 +4,7 @@
 use std::{
     fs,
     mem::offset_of,
-    os::fd::{AsRawFd as _, RawFd},
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
     path::Path,
     time::{Duration, Instant},
 };
@@ -149,6 +149,25 @@ impl Probe {
         Ok(())
     }
 
+    /// The same, of another process that will start the agent.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not run its programs.
+    pub fn passed_on_by(&mut self, agent: u32, pid: u32) -> Result<()> {
+        let Some(process) = descriptor(pid) else {
+            return Ok(()); // gone
+        };
+        for fd in sockets(Path::new(&format!("/proc/{pid}/fd"))) {
+            let kept = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"))
+                .is_ok_and(|info| outlives_exec(&info));
+            if kept && let Ok(own) = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
+                self.take_down(own.as_raw_fd(), agent, 0, None)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes down the sockets that a process has, where others made them.
     ///
     /// # Errors
@@ -161,9 +180,7 @@ impl Probe {
         }
         let tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
         let task = tasks.get(&pid, 0).ok();
-        let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let Some(process) = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-        else {
+        let Some(process) = descriptor(pid) else {
             return Ok(()); // gone
         };
         for fd in found {
@@ -278,6 +295,19 @@ impl Probe {
             .with_context(|| format!("cannot run the kernel program {name}"))?;
         Ok(())
     }
+}
+
+/// A process's descriptor.
+fn descriptor(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Whether a descriptor is not closed by execve: its flags as `proc_pid_fdinfo(5)` has them, in octal.
+fn outlives_exec(info: &str) -> bool {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & libc::O_CLOEXEC == 0)
 }
 
 /// The descriptors of a process that are sockets, as their links say: `socket:[NUMBER]`.

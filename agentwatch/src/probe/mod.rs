@@ -132,7 +132,7 @@ impl Probe {
             args_at_exit: args_at_exit(&layout),
         };
         probe.fill_syscalls()?;
-        probe.name_protected()?;
+        probe.name_protected();
         let paths = probe.attach_trampolines(options.tier);
         let functions = probe.choose_functions(&layout, options.tier);
         probe.verify(paths.is_ok(), functions.is_ok());

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use agentwatch_common::{
+    budget::place,
     header::COMM_LEN,
     kind,
     process::{AgentInfo, Seed},
@@ -10,7 +11,7 @@ use agentwatch_common::{
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    event::ProcessKey,
+    event::{Carried, ProcessKey},
     source::{header, record},
     text::escape,
 };
@@ -199,6 +200,21 @@ pub fn agent(
         &payload,
         &[name.as_bytes(), path, folder],
     )
+}
+
+/// The record of what an agent has removed already.
+pub fn carried(number: u32, carried: &Carried, time_ns: u64) -> Bytes {
+    let (mut removed, mut last_ns) = ([0; 2], [0; 2]);
+    for (at, of) in [
+        (place::OUTSIDE, carried.outside),
+        (place::WORKSPACE, carried.workspace),
+    ] {
+        removed[at] = of.files;
+        last_ns[at] = of.last_ns;
+    }
+    let payload = agentwatch_common::budget::Carried { removed, last_ns };
+    let head = header(kind::CARRIED, number, 0, 0, time_ns);
+    record(&mut BytesMut::new(), head, &payload, &[])
 }
 
 #[cfg(test)]

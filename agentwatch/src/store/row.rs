@@ -222,7 +222,7 @@ impl Row {
                 self.detail =
                     Some(json!({"argv": seed.argv, "cwd": seed.cwd, "member": seed.member}).into());
             }
-            Kind::Agent(_) | Kind::Tally(_) => {}
+            Kind::Agent(_) | Kind::Tally(_) | Kind::Carried(_) => {}
         }
     }
 

@@ -114,6 +114,6 @@ pub struct SinceQuery {
 pub struct StreamQuery {
     /// Of this agent, by its name.
     pub agent: Option<String>,
-    /// Events of these kinds, by commas; findings always.
+    /// Events of these kinds, by commas, or `none`; findings always.
     pub kind: Option<String>,
 }
