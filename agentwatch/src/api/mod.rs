@@ -27,6 +27,7 @@ use crate::{
     store::ActionLog,
 };
 use figures::Figures;
+use metrics::Meter;
 use model::{Check, Doctor};
 use stream::Hub;
 
@@ -61,6 +62,7 @@ pub(crate) struct State {
     figures: ArcSwap<Figures>,
     gauge: Arc<Gauge>,
     hub: Hub,
+    meter: Meter,
 }
 
 /// The thread that serves.
@@ -119,6 +121,7 @@ async fn serve(
         figures: ArcSwap::from_pointee(Figures::default()),
         gauge: Arc::clone(&gauge),
         hub,
+        meter: Meter::default(),
     });
     let router = routes::router(Arc::clone(&state));
     let served = listener.serve(router);
@@ -143,8 +146,11 @@ pub fn doctor(probe: &Probe) -> Doctor {
     let checks = probe.capabilities.iter().map(|tried| Check {
         what: tried.hook.clone(),
         gives: tried.gives.clone(),
+        tier: tried.tier.name().to_owned(),
+        required: tried.required,
         ok: tried.missing.is_none(),
         missing: tried.missing.clone(),
+        lower: tried.lower.as_deref().map(str::to_owned),
     });
     Doctor {
         kernel: support::release(),

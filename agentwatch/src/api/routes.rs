@@ -19,7 +19,6 @@ use utoipa::OpenApi;
 use super::{
     State, actions, figures, flows,
     listener::Peer,
-    metrics,
     model::{
         Action, ActionRequest, Agent, ApiError, Doctor, Event, EventPage, EventQuery, FileChange,
         Finding, Flow, Health, Missed, PolicyInForce, Process, SinceQuery, StreamItem, StreamQuery,
@@ -261,10 +260,12 @@ async fn act(
     let Json(request) = request.map_err(|error| bad(error.body_text()))?;
     let view = state.find(&name)?;
     // To its end, also when the client breaks off: what was ordered is written down.
+    let own = Arc::clone(&state);
     let action =
-        tokio::spawn(async move { actions::act(&state.shared, &view, request, &peer).await })
+        tokio::spawn(async move { actions::act(&own.shared, &view, request, &peer).await })
             .await
             .map_err(failed)?;
+    state.meter.acted(action.action, action.done);
     let status = if action.done {
         StatusCode::OK
     } else {
@@ -384,9 +385,9 @@ impl State {
             strays: snapshot.strays,
             maps: self
                 .gauge
-                .entries()
+                .fills()
                 .into_iter()
-                .map(|(name, n)| (name.to_owned(), n))
+                .map(|fill| (fill.map.to_owned(), fill.entries))
                 .collect(),
             stream_missed: self.hub.missed(),
             history_error: self.shared.actions.error(),
@@ -400,8 +401,7 @@ async fn all_metrics(Get(state): Shared) -> Response {
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    let text = metrics::text(&state.health(), &state.agents());
-    (head, text).into_response()
+    (head, state.meter.page(&state)).into_response()
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub struct Hub {
     readers: Arc<Mutex<Vec<Reader>>>,
     count: Arc<AtomicUsize>,
     missed: Arc<AtomicU64>,
+    waiting: Arc<AtomicUsize>,
+    most: usize,
 }
 
 impl Hub {
@@ -60,6 +62,8 @@ impl Hub {
             readers: Arc::new(Mutex::new(Vec::new())),
             count,
             missed,
+            waiting: Arc::default(),
+            most: from.max_capacity(),
         };
         let own = hub.clone();
         tokio::spawn(async move {
@@ -67,6 +71,7 @@ impl Hub {
             let mut known = 0;
             loop {
                 let item = tokio::time::timeout(ALIVE, from.recv()).await;
+                own.waiting.store(from.len(), Ordering::Relaxed);
                 let all = own.missed.load(Ordering::Relaxed);
                 match item {
                     Ok(Some(item)) => own.hand(&item, all - known),
@@ -96,6 +101,11 @@ impl Hub {
         });
         self.count.store(readers.len(), Ordering::Relaxed);
         Some(Stream(from))
+    }
+
+    /// Items that wait to be handed on, and how many may.
+    pub fn queue(&self) -> (usize, usize) {
+        (self.waiting.load(Ordering::Relaxed), self.most)
     }
 
     /// Items that readers have missed, all together.

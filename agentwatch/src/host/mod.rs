@@ -6,6 +6,7 @@
 
 mod agent;
 mod leaving;
+pub mod sums;
 pub mod watch;
 
 use std::{
@@ -20,7 +21,7 @@ use bytes::Bytes;
 
 use agentwatch_common::tag::{Task, agent_of_cgroup};
 
-pub use agent::{Agent, Counts, Outputs, Standing, row_of};
+pub use agent::{Agent, Counts, Found, Outputs, Standing, row_of};
 pub use leaving::Ended;
 
 use crate::{
@@ -92,6 +93,8 @@ pub struct Host {
     pub look_again: bool,
     /// Agents that have ended while the host was running.
     pub gone: u64,
+    /// What was counted of them.
+    pub past: sums::Past,
 }
 
 impl Host {
@@ -131,6 +134,7 @@ impl Host {
             strays: 0,
             look_again: false,
             gone: 0,
+            past: sums::Past::default(),
         })
     }
 

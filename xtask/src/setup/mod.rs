@@ -53,6 +53,8 @@ const E2E: &[Package] = &[
     Package::new("bind9-dnsutils", "dig"),
     Package::new("netcat-openbsd", "nc"),
     Package::new("nginx", "nginx").with_services(&["nginx.service"]),
+    // Its promtool checks the metrics and the rules.
+    Package::new("prometheus", "promtool").with_services(&["prometheus.service"]),
 ];
 
 const VM: &[Package] = &[

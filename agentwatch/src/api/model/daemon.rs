@@ -37,11 +37,20 @@ pub struct Check {
     pub what: String,
     /// What it gives.
     pub gives: String,
+    /// What it rests on: `tracepoint`, `cgroup`, `trampoline` or `lsm`.
+    #[serde(default)]
+    pub tier: String,
+    /// Without it nothing can be watched.
+    #[serde(default)]
+    pub required: bool,
     /// It is there.
     pub ok: bool,
     /// Why it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// Why it rests on nothing better, where there is something better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower: Option<String>,
 }
 
 /// How it is with the daemon.

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod api;
+pub mod metrics;
 
 use std::{
     fs,
