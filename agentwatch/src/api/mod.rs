@@ -1,6 +1,7 @@
 //! The daemon's API: HTTP/1.1 on a unix socket, on a thread of its own. It gets copies of what is known
 //! and asks through a queue, so that whoever uses it costs the way of the events nothing.
 
+mod accept;
 mod actions;
 pub mod client;
 mod figures;
@@ -17,7 +18,7 @@ use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use listener::{Listener, listen};
 
@@ -35,6 +36,9 @@ use stream::Hub;
 const EVERY: Duration = Duration::from_secs(1);
 /// Threads for what waits for a disk or for the kernel.
 const BLOCKING: usize = 4;
+
+/// What is added to the niceness of its threads.
+const NICE: i32 = 5;
 
 /// What the daemon and the API have together.
 pub struct Shared {
@@ -63,6 +67,9 @@ pub(crate) struct State {
     gauge: Arc<Gauge>,
     hub: Hub,
     meter: Meter,
+    names: flows::Names,
+    /// Room for questions to the history: one that is given up by who asked runs to its end.
+    past: Arc<Semaphore>,
 }
 
 /// The thread that serves.
@@ -92,6 +99,8 @@ impl Server {
         let thread = std::thread::Builder::new()
             .name("api".to_owned())
             .spawn(move || {
+                // On a busy machine the way of the events comes first.
+                let _ = rustix::process::nice(NICE);
                 runtime.block_on(serve(listener, shared, gauge, stream, stopped));
                 // A question that waits for a disk is not waited for.
                 runtime.shutdown_timeout(Duration::from_secs(2));
@@ -122,9 +131,11 @@ async fn serve(
         gauge: Arc::clone(&gauge),
         hub,
         meter: Meter::default(),
+        names: flows::Names::default(),
+        past: Arc::new(Semaphore::new(BLOCKING)),
     });
     let router = routes::router(Arc::clone(&state));
-    let served = listener.serve(router);
+    let served = listener.serve(router, routes::for_prometheus(Arc::clone(&state)));
     let figured = async {
         let mut figures = Arc::new(Figures::default());
         loop {

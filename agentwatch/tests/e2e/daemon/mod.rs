@@ -2,7 +2,10 @@
 
 pub mod agents;
 pub mod api;
+pub mod clients;
+pub mod docs;
 pub mod metrics;
+pub mod openapi;
 
 use std::{
     fs,
