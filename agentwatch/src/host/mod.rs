@@ -8,6 +8,7 @@ mod agent;
 mod leaving;
 mod recall;
 mod reload;
+pub mod sums;
 pub mod watch;
 
 use std::{
@@ -22,7 +23,7 @@ use bytes::Bytes;
 
 use agentwatch_common::tag::{Task, agent_of_cgroup};
 
-pub use agent::{Agent, Counts, Outputs, Standing, row_of};
+pub use agent::{Agent, Counts, Found, Outputs, Standing, row_of};
 pub use leaving::Ended;
 
 use crate::{
@@ -99,6 +100,8 @@ pub struct Host {
     pub look_again: bool,
     /// Agents that have ended while the host was running.
     pub gone: u64,
+    /// What was counted of them.
+    pub past: sums::Past,
 }
 
 impl Host {
@@ -139,6 +142,7 @@ impl Host {
             strays: 0,
             look_again: false,
             gone: 0,
+            past: sums::Past::default(),
         })
     }
 

@@ -2,6 +2,10 @@
 
 pub mod agents;
 pub mod api;
+pub mod clients;
+pub mod docs;
+pub mod metrics;
+pub mod openapi;
 pub mod recovery;
 pub mod runs;
 pub mod service;
