@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::model::{Action, ActionRequest, Agent, ApiError};
+use super::model::{Action, ActionRequest, Agent, ApiError, StreamItem};
 use crate::config::{DEFAULT_SOCKET, ENVIRONMENT};
 
 /// The largest answer that is taken.
@@ -28,19 +32,25 @@ impl Client {
     ///
     /// When there can be no runtime.
     pub fn new(socket: Option<&Path>) -> Result<Self> {
-        let said = || {
-            let value = std::env::var_os(ENVIRONMENT[1]);
-            value.filter(|value| !value.is_empty()).map(PathBuf::from)
-        };
-        let socket = socket
-            .map(Path::to_owned)
-            .or_else(said)
-            .unwrap_or_else(|| DEFAULT_SOCKET.into());
+        let socket = Self::path(socket);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start")?;
         Ok(Self { socket, runtime })
+    }
+
+    /// The path of a daemon's socket: the one that is named, else that of `AGENTWATCH_SOCKET`, else the
+    /// usual one.
+    pub fn path(named: Option<&Path>) -> PathBuf {
+        let said = || {
+            let value = std::env::var_os(ENVIRONMENT[1]);
+            value.filter(|value| !value.is_empty()).map(PathBuf::from)
+        };
+        named
+            .map(Path::to_owned)
+            .or_else(said)
+            .unwrap_or_else(|| DEFAULT_SOCKET.into())
     }
 
     /// All agents.
@@ -79,21 +89,7 @@ impl Client {
 
     fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes)> {
         self.runtime.block_on(async {
-            let stream = UnixStream::connect(&self.socket)
-                .await
-                .map_err(|error| self.explain(&error))?;
-            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            let request = Request::builder()
-                .method(method)
-                .uri(path)
-                .header("host", "agentwatch")
-                .header("content-type", "application/json")
-                .body(Full::new(body))?;
-            let answer = sender
-                .send_request(request)
-                .await
-                .context("the daemon does not answer")?;
+            let answer = self.send(method, path, body).await?;
             let status = answer.status();
             let body = http_body_util::Limited::new(answer.into_body(), ANSWER);
             let body = body
@@ -101,6 +97,69 @@ impl Client {
                 .await
                 .map_err(|error| anyhow!("the daemon's answer breaks off: {error}"))?;
             Ok((status, body.to_bytes()))
+        })
+    }
+
+    /// Sends a request, on a connection of its own.
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.explain(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "agentwatch")
+            .header("content-type", "application/json")
+            .body(Full::new(body))?;
+        sender
+            .send_request(request)
+            .await
+            .context("the daemon does not answer")
+    }
+
+    /// Reads a stream of server-sent events until `take` says no, or the daemon ends it. `opened` is
+    /// called as soon as nothing is missed any more. An item of a kind that this version does not know
+    /// is left out.
+    ///
+    /// # Errors
+    ///
+    /// When there is no daemon, it refuses, or the stream breaks off.
+    pub fn stream(
+        &self,
+        path: &str,
+        opened: impl FnOnce(),
+        mut take: impl FnMut(StreamItem) -> bool,
+    ) -> Result<()> {
+        self.runtime.block_on(async {
+            let answer = self.send(Method::GET, path, Bytes::new()).await?;
+            let status = answer.status();
+            let mut body = answer.into_body();
+            if !status.is_success() {
+                let body = http_body_util::Limited::new(body, ANSWER).collect().await;
+                let body =
+                    body.map_err(|error| anyhow!("the daemon's answer breaks off: {error}"))?;
+                return read(status, &body.to_bytes());
+            }
+            opened();
+            let mut rest: Vec<u8> = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.context("the stream breaks off")?.into_data() else {
+                    continue;
+                };
+                rest.extend_from_slice(&data);
+                anyhow::ensure!(rest.len() <= ANSWER, "an item of the stream does not end");
+                while let Some(end) = rest.windows(2).position(|two| two == b"\n\n") {
+                    let block: Vec<u8> = rest.drain(..end + 2).collect();
+                    if let Some(item) = item(&block)
+                        && !take(item)
+                    {
+                        return Ok(());
+                    }
+                }
+            }
+            bail!("the daemon has ended the stream")
         })
     }
 
@@ -135,8 +194,17 @@ fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T> {
     }
 }
 
+/// One server-sent event; `None` for a comment, or what this version does not know.
+fn item(block: &[u8]) -> Option<StreamItem> {
+    let text = str::from_utf8(block).ok()?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+    let data: serde_json::Value = serde_json::from_str(field("data: ")?).ok()?;
+    let tagged = serde_json::json!({"type": field("event: ")?, "data": data});
+    serde_json::from_value(tagged).ok()
+}
+
 /// A name as a part of a path.
-fn percent(text: &str) -> String {
+pub fn percent(text: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
     for byte in text.bytes() {
@@ -147,4 +215,21 @@ fn percent(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::model::Missed;
+
+    #[test]
+    fn items_of_a_stream() {
+        let read = |text: &str| item(text.as_bytes());
+        assert_eq!(read(":\n\n"), None);
+        assert_eq!(read("event: news\ndata: {}\n\n"), None);
+        assert_eq!(
+            read("event: missed\ndata: {\"missed\":3}\n\n"),
+            Some(StreamItem::Missed(Missed { missed: 3 }))
+        );
+    }
 }

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 pub use listener::{Listener, listen};
+pub use past::change;
 
 use crate::{
     host::watch::{Order, Snapshot, StreamEnd},

@@ -86,7 +86,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn observe(&mut self, event: &Event) {
+    /// Takes an event in.
+    pub fn observe(&mut self, event: &Event) {
         match &event.kind {
             Kind::Exec(_) => self.execs += 1,
             Kind::Connect(_) => self.connects += 1,
