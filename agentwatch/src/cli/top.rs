@@ -2,9 +2,14 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use jiff::{Timestamp, tz::TimeZone};
+use ratatui::{
+    Terminal,
+    backend::TestBackend,
+    crossterm::event::{Event, KeyCode, KeyEvent},
+};
 
 use super::{Output, agents::Daemon};
 use crate::{
@@ -13,7 +18,7 @@ use crate::{
     top::{
         self, From, export, player,
         state::{
-            Source, State, Update,
+            Order, Source, State, Update,
             choice::{Filter, Sort},
         },
         theme::{Choice, Theme},
@@ -62,6 +67,9 @@ pub struct TopArgs {
     /// Show times in UTC
     #[arg(long)]
     utc: bool,
+    /// Print the screen of a recording's agent, at its first finding, as SVG: columns and lines
+    #[arg(long, hide = true, value_name = "WxH", requires = "replay")]
+    picture: Option<String>,
 }
 
 /// Runs `agentwatch top`.
@@ -95,6 +103,11 @@ pub fn run(args: TopArgs) -> Result<ExitCode> {
     let mut state = State::new(source, zone);
     state.sort = args.sort;
     state.filter = Filter::new(&args.filter);
+    if let (Some(size), From::Recording(plan)) = (&args.picture, &from) {
+        let theme = Theme::new(args.theme, |_| None);
+        super::print(&picture(state, plan, size, &theme)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.once {
         return once(state, &from, args.output);
     }
@@ -139,4 +152,26 @@ fn once(mut state: State, from: &From, output: Output) -> Result<ExitCode> {
         Output::Table => export::table(&state),
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The screen of a recording's agent at its first finding, else at the end.
+fn picture(mut state: State, plan: &player::Plan, size: &str, theme: &Theme) -> Result<String> {
+    let size = size.split_once('x');
+    let size = size.and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    state.size = size.context("a size is like 120x40")?;
+    let mut player = player::Player::open(plan)?;
+    let mut more = true;
+    while more && state.findings(None).next().is_none() {
+        let (updates, on) = player.step(100)?;
+        more = on;
+        updates.into_iter().for_each(|update| state.take(update));
+    }
+    let enter = Event::Key(KeyEvent::from(KeyCode::Enter));
+    if let Some(Order::Watch(watched)) = top::input::take(&mut state, &enter) {
+        let known = player.watch(watched.map(|(id, _)| id));
+        known.into_iter().for_each(|update| state.take(update));
+    }
+    let mut terminal = Terminal::new(TestBackend::new(state.size.0, state.size.1))?;
+    terminal.draw(|frame| top::draw::draw(&state, theme, frame))?;
+    Ok(top::svg::svg(terminal.backend().buffer()))
 }

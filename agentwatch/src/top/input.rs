@@ -5,7 +5,7 @@ use ratatui::crossterm::event::{
 };
 
 use super::{
-    draw::{columns, layout, panes},
+    draw::{columns, dialog, layout, panes},
     state::{
         Order, Pane, Screen, Source, State,
         choice::Filter,
@@ -112,6 +112,11 @@ fn in_agent(state: &mut State, code: KeyCode) -> Option<Order> {
             state.screen = Screen::Agents;
             state.details.look_at(None);
             return Some(Order::Watch(None));
+        }
+        KeyCode::Enter if state.pane == Pane::Findings => {
+            let found = panes::selected_finding(state);
+            let id = found.map(|found| found.finding.id.clone());
+            state.dialog = id.map(|id| Dialog::Finding { id, top: 0 });
         }
         KeyCode::Tab => state.pane = step(1),
         KeyCode::BackTab => state.pane = step(Pane::ALL.len() - 1),
@@ -224,9 +229,14 @@ fn ask(state: &mut State, verb: Verb) {
 }
 
 fn in_dialog(state: &mut State, dialog: Dialog, key: KeyEvent) -> Option<Order> {
-    let Dialog::Act(mut act) = dialog else {
-        // Any key closes the help.
-        return None;
+    let mut act = match dialog {
+        // Any key closes it.
+        Dialog::Help => return None,
+        Dialog::Finding { id, top } => {
+            in_finding(state, id, top, key.code);
+            return None;
+        }
+        Dialog::Act(act) => act,
     };
     let done = if act.confirm {
         match key.code {
@@ -258,6 +268,22 @@ fn in_dialog(state: &mut State, dialog: Dialog, key: KeyEvent) -> Option<Order> 
         verb: act.verb,
         reason: act.reason.text(),
     })
+}
+
+/// Scrolls a finding; what is no such key closes it.
+fn in_finding(state: &mut State, id: String, top: usize, code: KeyCode) {
+    let by = match code {
+        KeyCode::Up | KeyCode::Char('k') => -1,
+        KeyCode::Down | KeyCode::Char('j') => 1,
+        KeyCode::PageUp => -page(state),
+        KeyCode::PageDown | KeyCode::Char(' ') => page(state),
+        KeyCode::Home => -ALL,
+        KeyCode::End => ALL,
+        _ => return,
+    };
+    let last = dialog::last_top(state, &id);
+    let top = top.saturating_add_signed(by).min(last);
+    state.dialog = Some(Dialog::Finding { id, top });
 }
 
 fn left(state: &mut State, act: &Act) -> Option<Order> {
@@ -371,9 +397,16 @@ fn mouse(state: &mut State, mouse: MouseEvent) -> Option<Order> {
         _ => return None,
     };
     if state.dialog.is_some() {
-        // A click is no answer to what a dialog asks; it closes the help.
-        if way == 0 && state.dialog == Some(Dialog::Help) {
-            state.dialog = None;
+        // A click is no answer to what a dialog asks; it closes what asks nothing.
+        match state.dialog.take() {
+            Some(Dialog::Finding { id, top }) if way != 0 => {
+                let top = top.saturating_add_signed(way);
+                let top = top.min(dialog::last_top(state, &id));
+                state.dialog = Some(Dialog::Finding { id, top });
+            }
+            Some(Dialog::Act(act)) => state.dialog = Some(Dialog::Act(act)),
+            kept if way != 0 => state.dialog = kept,
+            _ => {}
         }
         return None;
     }

@@ -10,6 +10,7 @@ pub mod input;
 pub mod player;
 mod screen;
 pub mod state;
+pub mod svg;
 pub mod theme;
 
 use std::{

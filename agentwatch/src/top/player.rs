@@ -16,7 +16,11 @@ use jiff::Timestamp;
 
 use super::{
     Input,
-    state::{Order, Update, detail::Detail, fleet::real},
+    state::{
+        Order, Update,
+        detail::{Detail, KEPT},
+        fleet::real,
+    },
 };
 use crate::{
     api::{
@@ -94,6 +98,8 @@ pub struct Player {
     next: Option<bytes::Bytes>,
     /// The time that is shown, `CLOCK_BOOTTIME` nanoseconds.
     now_ns: u64,
+    /// What was known of each agent at the last looks: who comes to look may scroll back.
+    kept: BTreeMap<u32, VecDeque<Detail>>,
     /// The agent that is looked at.
     watched: Option<u32>,
 }
@@ -125,22 +131,27 @@ impl Player {
             seen: Seen::default(),
             now_ns: next.as_deref().and_then(decode::time_ns).unwrap_or(0),
             next,
+            kept: BTreeMap::new(),
             watched: None,
         })
     }
 
-    /// Looks at an agent, or at none.
-    pub fn watch(&mut self, agent: Option<u32>) {
+    /// Looks at an agent, or at none; what was known of it at the last looks.
+    pub fn watch(&mut self, agent: Option<u32>) -> Vec<Update> {
         self.watched = agent;
+        let kept = agent.and_then(|agent| self.kept.get(&agent));
+        let kept = kept.into_iter().flatten().cloned();
+        kept.map(|detail| Update::Detail(Box::new(detail)))
+            .collect()
     }
 
-    /// Plays so much further, and what is known then; whether there is more.
+    /// Plays so much further, or to the next finding, and what is known then; whether there is more.
     ///
     /// # Errors
     ///
     /// When the recording cannot be read.
     pub fn step(&mut self, by_ms: u64) -> Result<(Vec<Update>, bool)> {
-        let until = self.now_ns.saturating_add(by_ms.saturating_mul(1_000_000));
+        let mut until = self.now_ns.saturating_add(by_ms.saturating_mul(1_000_000));
         while let Some(record) = &self.next {
             // Records are in the order of their time, but for those about the agent itself.
             if decode::time_ns(record).is_some_and(|time| time > until) {
@@ -152,7 +163,15 @@ impl Player {
                 agent.delivered += 1;
             }
             self.pipeline.step(record, &mut self.seen);
+            // The moment of a finding is one to look at: who did it may be dead right after it.
+            let found = !self.seen.findings.is_empty();
+            if let Some(time) = decode::time_ns(record).filter(|_| found) {
+                until = time.clamp(self.now_ns, until);
+            }
             self.next = self.recording.read()?;
+            if found {
+                break;
+            }
         }
         self.now_ns = until;
         let mut updates = Vec::new();
@@ -162,7 +181,19 @@ impl Player {
             let finding: ApiFinding = serde_json::from_value(serde_json::to_value(&finding)?)?;
             updates.push(Update::Finding(Box::new(finding)));
         }
-        updates.extend(self.detail());
+        for id in self.seen.agents.keys().copied().collect::<Vec<_>>() {
+            let Some(detail) = self.detail(id) else {
+                continue;
+            };
+            if self.watched == Some(id) {
+                updates.push(Update::Detail(Box::new(detail.clone())));
+            }
+            let kept = self.kept.entry(id).or_default();
+            if kept.len() == KEPT {
+                kept.pop_front();
+            }
+            kept.push_back(detail);
+        }
         Ok((updates, self.next.is_some()))
     }
 
@@ -199,9 +230,8 @@ impl Player {
         }
     }
 
-    /// What is known of the agent that is looked at.
-    pub fn detail(&self) -> Option<Update> {
-        let id = self.watched?;
+    /// What is known of an agent beyond the list.
+    fn detail(&self, id: u32) -> Option<Detail> {
         let agent = self.seen.agents.get(&id)?;
         let world = &self.pipeline.world;
         let processes = agent.alive.iter().map(|key| process(*key, world));
@@ -209,7 +239,7 @@ impl Player {
             .flows
             .iter()
             .filter_map(|(cookie, bytes)| agent.flow(id, *cookie, *bytes, world));
-        let detail = Detail {
+        Some(Detail {
             agent: id,
             at_ms: self.wall_ms(),
             processes: processes.collect(),
@@ -217,8 +247,7 @@ impl Player {
             files: agent.files.iter().cloned().collect(),
             policy: Some(Arc::clone(&self.policy)),
             error: None,
-        };
-        Some(Update::Detail(Box::new(detail)))
+        })
     }
 }
 
@@ -483,10 +512,8 @@ fn play(mut player: Player, mut speed: f64, to: &SyncSender<Input>, orders: &Rec
                 continue;
             }
             Ok(Order::Watch(watched)) => {
-                player.watch(watched.map(|(id, _)| id));
-                if let Some(detail) = player.detail()
-                    && !send(detail)
-                {
+                let kept = player.watch(watched.map(|(id, _)| id));
+                if !kept.into_iter().all(send) {
                     return;
                 }
                 continue;

@@ -149,11 +149,6 @@ fn summary(state: &State, theme: &Theme) -> Vec<Span<'static>> {
         spans.push(Span::styled(text, style));
     };
     // What is wrong first.
-    for (of, n) in states.into_iter().rev() {
-        if !matches!(of, AgentState::Watched | AgentState::Gone) {
-            add(format!("{n} {of}"), columns::state_style(of, theme));
-        }
-    }
     let [critical, high, medium, ..] = found;
     for (n, what, style) in [
         (critical, "critical", theme.danger),
@@ -169,6 +164,11 @@ fn summary(state: &State, theme: &Theme) -> Vec<Span<'static>> {
                 ),
                 style,
             );
+        }
+    }
+    for (of, n) in states.into_iter().rev() {
+        if !matches!(of, AgentState::Watched | AgentState::Gone) {
+            add(format!("{n} {of}"), columns::state_style(of, theme));
         }
     }
     spans
@@ -237,7 +237,10 @@ pub fn finding_line<'a>(
         Span::styled(format!("{:<8} ", finding.severity), style),
     ];
     if with_agent {
-        spans.push(Span::styled(format!("{} ", finding.agent), theme.strong));
+        spans.push(Span::styled(
+            format!("{:<10} ", finding.agent),
+            theme.strong,
+        ));
     }
     spans.push(Span::styled(format!("{} ", finding.detector), style));
     spans.push(Span::raw(finding.message.as_str()));

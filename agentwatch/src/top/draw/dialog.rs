@@ -12,41 +12,42 @@ use super::{
         State,
         dialog::{Act, Dialog},
     },
+    super::theme::Theme,
     pen::{Pen, nth, wrap},
-    status,
+    status, story,
 };
 use crate::api::model::Verb;
 
 /// The keys.
 const KEYS: &[(&str, &str)] = &[
-    ("↑ ↓ j k, PgUp PgDn, Home End", "move; the wheel does too"),
-    ("Enter, click", "open an agent, select a line"),
-    ("Esc, Backspace", "back; clears the filter in the list"),
+    ("↑ ↓ j k PgUp PgDn", "move; Home, End and the wheel do too"),
+    ("Enter, click", "open an agent, a finding; select a line"),
+    (
+        "Esc, Backspace",
+        "back; in the list: on with time, without filter",
+    ),
     ("Tab, 1 to 5", "the next pane of an agent, the n-th"),
-    (
-        "/",
-        "filter: words that fit the name, cgroup, state or policy;",
-    ),
-    (
-        "",
-        "state:frozen  cpu>50  mem>1g  out>1m  findings>0  !word",
-    ),
+    ("/", "filter: words of name, cgroup, state or policy;"),
+    ("", "state:frozen cpu>50 mem>1g findings>0 !word"),
     ("s, n N", "search a name; the next, the one before"),
     (
-        "< >, r, click a title",
+        "< >, r, click",
         "sort by another column; the other way round",
     ),
-    ("space", "pause; the daemon's data is kept meanwhile"),
+    ("space", "pause; what happens meanwhile is kept"),
     ("← →, [ ]", "a moment back and on, ten of them"),
     ("+ -", "play a recording faster, slower"),
     ("e", "export what is seen to a JSON file"),
     (
         "F T, Q R",
-        "freeze and thaw an agent, quarantine and release it",
+        "freeze and thaw an agent; quarantine and release",
     ),
     ("K", "kill an agent: asks for a reason, then once more"),
     ("q, Ctrl-C", "quit; the agents and the daemon go on"),
 ];
+
+/// How wide the names of the keys are.
+const KEYS_WIDTH: u16 = 20;
 
 /// Draws it; where the cursor goes.
 pub fn draw(pen: &mut Pen<'_>, state: &State, dialog: &Dialog, screen: Rect) -> Option<Position> {
@@ -56,6 +57,48 @@ pub fn draw(pen: &mut Pen<'_>, state: &State, dialog: &Dialog, screen: Rect) -> 
             None
         }
         Dialog::Act(act) => ask(pen, state, act, screen),
+        Dialog::Finding { id, top } => {
+            finding(pen, state, id, *top, screen);
+            None
+        }
+    }
+}
+
+/// The size of the box with a finding, and of what is in it.
+fn finding_size(screen: (u16, u16)) -> ((u16, u16), (u16, u16)) {
+    let outer = (
+        screen.0.saturating_sub(4).min(140),
+        screen.1.saturating_sub(2),
+    );
+    (
+        outer,
+        (outer.0.saturating_sub(4), outer.1.saturating_sub(2)),
+    )
+}
+
+/// The lines of a finding that is there.
+fn finding_lines(state: &State, id: &str, theme: &Theme) -> Vec<Line<'static>> {
+    let (_, (width, _)) = finding_size(state.size);
+    let found = state.findings(None).find(|found| found.finding.id == id);
+    found.map_or_else(Vec::new, |found| {
+        story::lines(state, &found.finding, usize::from(width), theme)
+    })
+}
+
+/// The furthest that a finding can be scrolled.
+pub fn last_top(state: &State, id: &str) -> usize {
+    let (_, (_, height)) = finding_size(state.size);
+    let lines = finding_lines(state, id, &Theme::mono()).len();
+    lines.saturating_sub(usize::from(height))
+}
+
+fn finding(pen: &mut Pen<'_>, state: &State, id: &str, top: usize, screen: Rect) {
+    let theme = *pen.theme;
+    let (size, _) = finding_size(state.size);
+    let inner = frame(pen, screen, size, &format!("{id}  ↑ ↓ Esc"), theme.title);
+    let lines = finding_lines(state, id, &theme);
+    for (n, line) in lines.iter().skip(top).enumerate() {
+        pen.line(nth(inner, n), line);
     }
 }
 
@@ -83,17 +126,14 @@ fn help(pen: &mut Pen<'_>, screen: Rect) {
     let theme = *pen.theme;
     let lines = u16::try_from(KEYS.len()).unwrap_or(u16::MAX);
     let style = theme.title;
-    let inner = frame(pen, screen, (78, lines + 4), "agentwatch top: keys", style);
+    let inner = frame(pen, screen, (74, lines + 4), "agentwatch top: keys", style);
     for (n, (keys, what)) in KEYS.iter().enumerate() {
         let area = nth(inner, n);
         pen.text(area, keys, theme.strong);
         let right = Rect {
-            x: area.x + 24.max(if keys.chars().count() > 23 { 31 } else { 24 }),
+            x: area.x + KEYS_WIDTH,
+            width: area.width.saturating_sub(KEYS_WIDTH),
             ..area
-        };
-        let right = Rect {
-            width: area.right().saturating_sub(right.x),
-            ..right
         };
         pen.text(right, what, Style::new());
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     super::{
         state::{
-            Pane, Screen, State,
+            Found, Pane, Screen, State,
             detail::{Look, Node, Rated},
             fleet::real,
         },
@@ -38,7 +38,7 @@ pub fn count(state: &State, pane: Pane) -> usize {
         Pane::Policy => policy(state).len(),
         Pane::Processes => state.look().map_or(0, |look| look.now.processes.len()),
         Pane::Flows => state.look().map_or(0, |look| look.now.flows.len()),
-        Pane::Files => state.look().map_or(0, |look| look.now.files.len()),
+        Pane::Files => state.look().map_or(0, |look| look.files().len()),
     }
 }
 
@@ -117,6 +117,12 @@ pub(super) fn selected(state: &State, pane: Pane) -> usize {
     state.lines[pane.index()].min(count(state, pane).saturating_sub(1))
 }
 
+/// The selected finding.
+pub fn selected_finding(state: &State) -> Option<&Found> {
+    let at = selected(state, Pane::Findings);
+    state.findings(Some(name(state))).nth(at)
+}
+
 /// The names of a pane's columns.
 fn columns(pane: Pane) -> Option<&'static str> {
     Some(match pane {
@@ -168,7 +174,7 @@ pub fn draw(pen: &mut Pen<'_>, state: &State, pane: Pane, area: Rect, titled: bo
             height: area.bottom().saturating_sub(list.bottom()),
             ..list
         };
-        if let Some(found) = state.findings(Some(name(state))).nth(at) {
+        if let Some(found) = selected_finding(state) {
             story::draw(pen, state, &found.finding, below);
         }
     }
@@ -232,10 +238,10 @@ fn lines(
             flows.map(|rated| flow(&look, rated, theme)).collect()
         }
         (Pane::Files, Some(look)) => {
-            let files = look.now.files.iter().skip(window.start);
+            let files = look.files().into_iter().skip(window.start);
             files
                 .take(window.len())
-                .map(|change| file(state, change, theme))
+                .map(|(change, times)| file(state, change, times, theme))
                 .collect()
         }
     }
@@ -292,7 +298,7 @@ fn process(node: &Node<'_>, marked: &HashSet<(u64, u64)>, theme: &Theme) -> Line
         Span::raw(format!("{cpu:>6}{memory:>6}  ")),
         Span::styled(node.branch.clone(), theme.faint),
         Span::styled(format!("{mark}{exe}"), style),
-        Span::styled(called, theme.warn),
+        Span::styled(called, theme.faint),
         Span::raw(format!(" {}", rest.join(" "))),
     ])
 }
@@ -335,7 +341,7 @@ fn flow(look: &Look<'_>, rated: &Rated<'_>, theme: &Theme) -> Line<'static> {
     ])
 }
 
-fn file(state: &State, change: &FileChange, theme: &Theme) -> Line<'static> {
+fn file(state: &State, change: &FileChange, times: usize, theme: &Theme) -> Line<'static> {
     let gone = matches!(change.kind.as_str(), "unlink" | "rmdir");
     let style = if gone { theme.warn } else { theme.good };
     // An open among the changes is one for writing.
@@ -347,6 +353,10 @@ fn file(state: &State, change: &FileChange, theme: &Theme) -> Line<'static> {
         .path2
         .as_ref()
         .map_or_else(String::new, |path| format!(" → {path}"));
+    let times = match times {
+        1 => String::new(),
+        n => format!(", {n} times"),
+    };
     Line::from(vec![
         Span::styled(
             format!(" {} ", state.time(millis(&change.time))),
@@ -355,7 +365,7 @@ fn file(state: &State, change: &FileChange, theme: &Theme) -> Line<'static> {
         Span::styled(format!("{kind:<9}"), style),
         Span::raw(format!("{}{to}", change.path)),
         Span::styled(
-            format!("  by {} {}", base(&change.exe), change.pid),
+            format!("  by {} {}{times}", base(&change.exe), change.pid),
             theme.faint,
         ),
     ])

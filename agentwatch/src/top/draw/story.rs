@@ -40,11 +40,7 @@ pub fn draw(pen: &mut Pen<'_>, state: &State, finding: &Finding, area: Rect) {
         pen.line(nth(inner, n), line);
     }
     if lines.len() > room {
-        let text = format!(
-            "… {} more lines: agentwatch findings {}",
-            lines.len() - room + 1,
-            finding.id
-        );
+        let text = format!("… {} more lines: Enter shows all", lines.len() - room + 1);
         let last = nth(inner, room - 1);
         pen.text(last, &" ".repeat(usize::from(last.width)), Style::new());
         pen.text(last, &text, theme.faint);
@@ -55,17 +51,26 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or("?")
 }
 
-fn lines(state: &State, finding: &Finding, width: usize, theme: &Theme) -> Vec<Line<'static>> {
+pub(super) fn lines(
+    state: &State,
+    finding: &Finding,
+    width: usize,
+    theme: &Theme,
+) -> Vec<Line<'static>> {
     let mut out: Vec<Line<'static>> = wrap(&finding.message, width)
         .into_iter()
         .map(|line| Line::from(Span::styled(line, theme.strong)))
         .collect();
     let mut add = |label: &str, text: &str, style: Style| {
-        let room = width.saturating_sub(LABEL).max(10);
+        // What stands before a tab keeps its place, beside the lines of the rest.
+        let (lead, text) = text.split_once('\t').unwrap_or(("", text));
+        let indent = LABEL + lead.chars().count();
+        let room = width.saturating_sub(indent).max(10);
         for (n, line) in wrap(text, room).into_iter().enumerate() {
-            let label = if n == 0 { label } else { "" };
+            let (label, lead) = if n == 0 { (label, lead) } else { ("", "") };
+            let before = format!("{label:<LABEL$}{lead}");
             out.push(Line::from(vec![
-                Span::styled(format!("{label:<LABEL$}"), theme.faint),
+                Span::styled(format!("{before:<indent$}"), theme.faint),
                 Span::styled(line, style),
             ]));
         }
@@ -105,7 +110,7 @@ fn lines(state: &State, finding: &Finding, width: usize, theme: &Theme) -> Vec<L
             "  (not the agent's)"
         };
         let line = format!(
-            "{} {}  {}{place}",
+            "{} {}  \t{}{place}",
             process["pid"],
             base(text(process, "exe")),
             argv.join(" ")
@@ -123,7 +128,7 @@ fn lines(state: &State, finding: &Finding, width: usize, theme: &Theme) -> Vec<L
         // Against the deciding event: the boot clock says nothing to a person.
         let before = piece["time_ns"].as_i64().unwrap_or(decided) - decided;
         let line = format!(
-            "{:>+9.1} ms  pid {}  {}",
+            "{:>+9.1} ms  \tpid {} {}",
             milliseconds(before),
             piece["pid"],
             text(piece, "what")

@@ -9,7 +9,7 @@ use super::fleet::real;
 use crate::api::model::{FileChange, Flow, PolicyInForce, Process};
 
 /// How many moments are kept.
-const KEPT: usize = 60;
+pub const KEPT: usize = 60;
 
 /// What is known of an agent beyond the list.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -176,6 +176,21 @@ impl<'a> Look<'a> {
                 for (n, child) in below_it.iter().enumerate().rev() {
                     todo.push((child, depth + 1, below.clone(), n + 1 == below_it.len()));
                 }
+            }
+        }
+        out
+    }
+
+    /// The changes of files, newest first; the same one several times in a row is told once, with how
+    /// often it was.
+    pub fn files(&self) -> Vec<(&'a FileChange, usize)> {
+        let mut out: Vec<(&'a FileChange, usize)> = Vec::new();
+        let what =
+            |change: &'a FileChange| (&change.kind, &change.path, &change.path2, &change.exe);
+        for change in &self.now.files {
+            match out.last_mut() {
+                Some((last, times)) if what(last) == what(change) => *times += 1,
+                _ => out.push((change, 1)),
             }
         }
         out

@@ -92,6 +92,13 @@ pub enum Dialog {
     Help,
     /// An action is about to be asked for.
     Act(Act),
+    /// A finding in full, by its id.
+    Finding {
+        /// Which.
+        id: String,
+        /// The first line that is shown.
+        top: usize,
+    },
 }
 
 /// An action that is about to be asked for.
