@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use listener::{Listener, listen};
+pub use past::change;
 
 use crate::{
     daemon::runs::Ask,

@@ -158,7 +158,8 @@ impl Counts {
         self.latency.observe(took_us);
     }
 
-    fn observe(&mut self, event: &Event) {
+    /// Takes an event in.
+    pub fn observe(&mut self, event: &Event) {
         if !matches!(event.kind, Kind::Agent(_) | Kind::Tally(_)) {
             *self.kinds.entry(event.kind.name()).or_default() += 1;
         }
