@@ -8,6 +8,7 @@ mod agent;
 mod leaving;
 mod recall;
 mod reload;
+mod waiting;
 pub mod watch;
 
 use std::{
@@ -24,6 +25,7 @@ use agentwatch_common::tag::{Task, agent_of_cgroup};
 
 pub use agent::{Agent, Counts, Outputs, Standing, row_of};
 pub use leaving::Ended;
+use waiting::Waiting;
 
 use crate::{
     api::model::FoundBy,
@@ -59,10 +61,20 @@ pub struct Plan {
     pub runner: Option<ProcessKey>,
 }
 
+/// Whether a cgroup is an agent's.
+pub enum Admission {
+    /// It is, and is watched so.
+    Agent(Box<(Plan, Outputs)>),
+    /// It is not.
+    No,
+    /// That is being asked: see [`Host::answered`]. What is told of it meanwhile is kept.
+    Later,
+}
+
 /// Says which new cgroups are agents, and takes what is left of those that end.
 pub trait Door {
     /// A cgroup came to be where agents may be: its path from the root of the hierarchy, and its v2 id.
-    fn admit(&mut self, path: &Path, id: u64) -> Option<(Plan, Outputs)>;
+    fn admit(&mut self, path: &Path, id: u64) -> Admission;
     /// Agents' cgroups below one that is none: their paths and ids. What was made in it before it was
     /// refused, the kernel took for a part of it.
     fn below(&self, path: &Path) -> Vec<(PathBuf, u64)>;
@@ -91,6 +103,8 @@ pub struct Host {
     /// Records of agents that nobody has introduced yet: a bulk record may be read before the urgent
     /// one that says whose cgroup it is.
     held: Vec<Bytes>,
+    /// Cgroups of which it is being asked whose they are, by the number that the agent would have.
+    waiting: HashMap<u32, Waiting>,
     /// Numbers of which something was read and that no agent had, a short while ago.
     unknown: HashSet<u32>,
     /// Records of cgroups that turned out to be no agent's.
@@ -135,6 +149,7 @@ impl Host {
             all_reads: options.send_all_reads,
             batch: Vec::new(),
             held: Vec::new(),
+            waiting: HashMap::new(),
             unknown: HashSet::new(),
             strays: 0,
             look_again: false,
@@ -328,10 +343,11 @@ impl Host {
             match source::route(record) {
                 Some(Route::Agent(number)) => match self.agents.get_mut(&number) {
                     Some(agent) => agent.step(record, self.probe.as_mut()),
-                    None => self.stray(record, held.contains(&record.as_ptr())),
+                    None => self.stray(record, number, held.contains(&record.as_ptr())),
                 },
                 // A part of an agent, or one that may be one itself.
-                Some(Route::Made { agent, .. }) if self.agents.contains_key(&agent) => {}
+                Some(Route::Made { agent, id, .. })
+                    if self.agents.contains_key(&agent) || self.is_part(agent, id) => {}
                 Some(Route::Made { id, path, .. }) => self.made(agent_of_cgroup(id), id, &path),
                 Some(Route::Gone(number)) => {
                     if let Some(agent) = self.agents.get_mut(&number) {
@@ -367,7 +383,10 @@ impl Host {
     }
 
     /// A record whose agent is not known: it may be introduced by what is read next.
-    fn stray(&mut self, record: &Bytes, last_chance: bool) {
+    fn stray(&mut self, record: &Bytes, number: u32, last_chance: bool) {
+        if self.keep(record, number) {
+            return;
+        }
         if let Some((number, own)) = source::of_cgroup(record)
             && let Some(agent) = self.agents.get_mut(&number)
         {
@@ -399,7 +418,9 @@ impl Host {
         let unknown: HashSet<u32> = self
             .source
             .agents()
-            .filter(|number| !self.agents.contains_key(number))
+            .filter(|number| {
+                !self.agents.contains_key(number) && !self.waiting.contains_key(number)
+            })
             .collect();
         let gone = unknown.intersection(&self.unknown).copied().collect();
         self.source.forget(&gone);
@@ -411,31 +432,40 @@ impl Host {
         let Some(door) = &mut self.door else {
             return;
         };
-        if self.agents.contains_key(&number) {
+        if self.agents.contains_key(&number) || self.waiting.contains_key(&number) {
             return; // found by looking, meanwhile
         }
-        let Some((plan, outputs)) = door.admit(path, id) else {
-            // Those below it first, so that what comes to be in them meanwhile has their tags; then the tag
-            // goes that the kernel gave provisionally.
-            let below = door.below(path);
-            let agents = HashSet::from([number]);
-            if let Some(probe) = &mut self.probe {
-                for (_, id) in &below {
-                    let _ = probe.tag_cgroup(agent_of_cgroup(*id), *id);
-                }
-                let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
-            }
-            self.source.forget(&agents);
-            for (path, id) in below {
-                self.found(&path, id);
-            }
-            return;
+        let (plan, outputs) = match door.admit(path, id) {
+            Admission::Agent(agent) => *agent,
+            Admission::Later => return self.wait_for(number, id, path),
+            Admission::No => return self.let_go(number, path),
         };
         let name = plan.name.clone();
         if let Err(error) = self.add(plan, outputs)
             && let Some(door) = &mut self.door
         {
             door.refused(&name, &error);
+        }
+    }
+
+    /// A cgroup is no agent's.
+    fn let_go(&mut self, number: u32, path: &Path) {
+        let Some(door) = &mut self.door else {
+            return;
+        };
+        // Those below it first, so that what comes to be in them meanwhile has their tags; then the tag
+        // goes that the kernel gave provisionally.
+        let below = door.below(path);
+        let agents = HashSet::from([number]);
+        if let Some(probe) = &mut self.probe {
+            for (_, id) in &below {
+                let _ = probe.tag_cgroup(agent_of_cgroup(*id), *id);
+            }
+            let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
+        }
+        self.source.forget(&agents);
+        for (path, id) in below {
+            self.found(&path, id);
         }
     }
 

@@ -78,6 +78,7 @@ fn main() {
         calls::TESTS,
         daemon::agents::TESTS,
         daemon::api::TESTS,
+        daemon::discovery::TESTS,
         daemon::recovery::TESTS,
         daemon::runs::TESTS,
         daemon::service::TESTS,
