@@ -217,9 +217,9 @@ impl Match {
 /// Where a container's cgroup may be.
 static ANYWHERE: LazyLock<CgroupGlob> =
     LazyLock::new(|| CgroupGlob::anywhere("*").expect("a constant, which a test compiles"));
-/// Where nothing is.
+/// Where nothing is: no name has that in it.
 static NOWHERE: LazyLock<CgroupGlob> =
-    LazyLock::new(|| CgroupGlob::anywhere("[!-~]/x").expect("a constant, which a test compiles"));
+    LazyLock::new(|| CgroupGlob::anywhere("\0").expect("a constant, which a test compiles"));
 
 /// The version of the format.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
