@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::model::{Action, ActionRequest, Agent, ApiError};
+use super::model::{Action, ActionRequest, Agent, ApiError, StreamItem};
 use crate::config::{DEFAULT_SOCKET, ENVIRONMENT};
 
 /// The largest answer that is taken.
@@ -88,6 +88,50 @@ impl Client {
 
     fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes)> {
         self.runtime.block_on(ask(&self.socket, method, path, body))
+    }
+
+    /// Reads a stream of server-sent events until `take` says no, or the daemon ends it. `opened` is
+    /// called as soon as nothing is missed any more. An item of a kind that this version does not know
+    /// is left out.
+    ///
+    /// # Errors
+    ///
+    /// When there is no daemon, it refuses, or the stream breaks off.
+    pub fn stream(
+        &self,
+        path: &str,
+        opened: impl FnOnce(),
+        mut take: impl FnMut(StreamItem) -> bool,
+    ) -> Result<()> {
+        self.runtime.block_on(async {
+            let answer = open(&self.socket, Method::GET, path, Bytes::new()).await?;
+            let status = answer.status();
+            let mut body = answer.into_body();
+            if !status.is_success() {
+                let body = http_body_util::Limited::new(body, ANSWER).collect().await;
+                let body =
+                    body.map_err(|error| anyhow!("the daemon's answer breaks off: {error}"))?;
+                return read(status, &body.to_bytes());
+            }
+            opened();
+            let mut rest: Vec<u8> = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.context("the stream breaks off")?.into_data() else {
+                    continue;
+                };
+                rest.extend_from_slice(&data);
+                anyhow::ensure!(rest.len() <= ANSWER, "an item of the stream does not end");
+                while let Some(end) = rest.windows(2).position(|two| two == b"\n\n") {
+                    let block: Vec<u8> = rest.drain(..end + 2).collect();
+                    if let Some(item) = item(&block)
+                        && !take(item)
+                    {
+                        return Ok(());
+                    }
+                }
+            }
+            bail!("the daemon has ended the stream")
+        })
     }
 }
 
@@ -206,6 +250,15 @@ pub fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T> {
     }
 }
 
+/// One server-sent event; `None` for a comment, or what this version does not know.
+fn item(block: &[u8]) -> Option<StreamItem> {
+    let text = str::from_utf8(block).ok()?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+    let data: serde_json::Value = serde_json::from_str(field("data: ")?).ok()?;
+    let tagged = serde_json::json!({"type": field("event: ")?, "data": data});
+    serde_json::from_value(tagged).ok()
+}
+
 /// A name as a part of a path.
 pub fn percent(text: &str) -> String {
     use std::fmt::Write as _;
@@ -218,4 +271,21 @@ pub fn percent(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::model::Missed;
+
+    #[test]
+    fn items_of_a_stream() {
+        let read = |text: &str| item(text.as_bytes());
+        assert_eq!(read(":\n\n"), None);
+        assert_eq!(read("event: news\ndata: {}\n\n"), None);
+        assert_eq!(
+            read("event: missed\ndata: {\"missed\":3}\n\n"),
+            Some(StreamItem::Missed(Missed { missed: 3 }))
+        );
+    }
 }

@@ -6,32 +6,27 @@ use axum::{
     Extension, Json, Router,
     body::Body,
     extract::{
-        DefaultBodyLimit, Path, Query, State as Get,
+        DefaultBodyLimit, FromRequestParts, Path, Query, State as Get,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::{StatusCode, header},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::sync::oneshot;
-use utoipa::OpenApi;
+use utoipa::{IntoResponses, OpenApi};
 
 use super::{
     State, actions, figures, flows,
     listener::Peer,
-    metrics,
     model::{
         Action, ActionRequest, Agent, ApiError, Doctor, Event, EventPage, EventQuery, FileChange,
-        Finding, Flow, Gone, Health, Missed, PolicyInForce, Process, SinceQuery, StreamItem,
-        StreamQuery,
+        Finding, Flow, Gone, Health, KindName, Missed, PolicyInForce, Process, SinceQuery,
+        StreamItem, StreamQuery,
     },
     past, runs,
     stream::Wanted,
 };
-use crate::{
-    host::watch::{Order, View},
-    probe::seed,
-};
+use crate::{host::watch::View, probe::seed};
 
 /// The largest body of a request, bytes.
 const BODY: usize = 16 * 1024;
@@ -56,6 +51,39 @@ pub(super) fn failed(error: impl std::fmt::Display) -> Refusal {
     Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
 }
 
+/// The agent that a path names.
+struct Named(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        name.map(|Path(name)| Self(name))
+            .map_err(|error| Refusal(error.status(), error.body_text()))
+    }
+}
+
+/// What any path may answer.
+#[derive(IntoResponses)]
+enum Any {
+    #[expect(dead_code, reason = "only the document has it")]
+    #[response(status = 408, description = "It took too long")]
+    Late(#[to_schema] ApiError),
+    #[expect(dead_code, reason = "only the document has it")]
+    #[response(
+        status = 500,
+        description = "Something of the daemon's failed: the history cannot be read, say"
+    )]
+    Failed(#[to_schema] ApiError),
+    #[expect(dead_code, reason = "only the document has it")]
+    #[response(
+        status = 503,
+        description = "Too many connections, or readers of the stream"
+    )]
+    Busy(#[to_schema] ApiError),
+}
+
 /// The document that describes it.
 #[derive(OpenApi)]
 #[openapi(
@@ -78,10 +106,12 @@ pub(super) fn failed(error: impl std::fmt::Display) -> Refusal {
         policy,
         doctor,
         health,
+        openapi,
+        all_metrics,
         runs::start,
         runs::end
     ),
-    components(schemas(Event, Finding, Gone, StreamItem, Missed, ApiError))
+    components(schemas(Event, Finding, Gone, StreamItem, Missed, ApiError, KindName))
 )]
 struct Document;
 
@@ -102,7 +132,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/policy/{agent}", get(policy))
         .route("/v1/doctor", get(doctor))
         .route("/v1/health", get(health))
-        .route("/v1/openapi.json", get(|| async { Json(document()) }))
+        .route("/v1/openapi.json", get(openapi))
         .route("/metrics", get(all_metrics))
         .fallback(|| async {
             Refusal(
@@ -118,6 +148,26 @@ pub fn router(state: Arc<State>) -> Router {
         })
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(state)
+}
+
+/// What may be read over the network: nothing but the metrics.
+pub fn for_prometheus(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/metrics", get(all_metrics))
+        .fallback(|| async {
+            Refusal(
+                StatusCode::NOT_FOUND,
+                "here is /metrics only; all else is at the daemon's socket".to_owned(),
+            )
+        })
+        .layer(DefaultBodyLimit::max(0))
+        .with_state(state)
+}
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, body = Object), Any))]
+async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(document())
 }
 
 /// The document, for whoever wants it without a daemon.
@@ -176,30 +226,39 @@ async fn past<T: Send + 'static>(
     ask: impl FnOnce(&std::path::Path) -> anyhow::Result<T> + Send + 'static,
 ) -> Result<T, Refusal> {
     let dir: PathBuf = state.shared.data_dir.clone();
-    tokio::task::spawn_blocking(move || ask(&dir))
+    let place = Arc::clone(&state.past).acquire_owned().await;
+    let place = place.map_err(failed)?;
+    let asked = move || {
+        let answer = ask(&dir);
+        drop(place);
+        answer
+    };
+    tokio::task::spawn_blocking(asked)
         .await
         .map_err(failed)?
         .map_err(failed)
 }
 
 /// The agents that are watched.
-#[utoipa::path(get, path = "/v1/agents", responses((status = 200, body = [Agent])))]
+#[utoipa::path(get, path = "/v1/agents", responses((status = 200, body = [Agent]), Any))]
 async fn agents(Get(state): Shared) -> Json<Vec<Agent>> {
     Json(state.agents())
 }
 
 /// One agent.
 #[utoipa::path(get, path = "/v1/agents/{agent}", params(("agent" = String, Path, description = "Name or id")),
-    responses((status = 200, body = Agent), (status = 404, body = ApiError)))]
-async fn agent(Get(state): Shared, Path(name): Path<String>) -> Answer<Agent> {
+    responses((status = 200, body = Agent), (status = 400, body = ApiError, description = "The name is no text"),
+        (status = 404, body = ApiError, description = "No such agent"), Any))]
+async fn agent(Get(state): Shared, Named(name): Named) -> Answer<Agent> {
     let view = state.find(&name)?;
     Ok(Json(state.figures.load().agent(&view, &state.shared.root)))
 }
 
 /// An agent's processes that are alive.
 #[utoipa::path(get, path = "/v1/agents/{agent}/processes", params(("agent" = String, Path, description = "Name or id")),
-    responses((status = 200, body = [Process]), (status = 404, body = ApiError)))]
-async fn processes(Get(state): Shared, Path(name): Path<String>) -> Answer<Vec<Process>> {
+    responses((status = 200, body = [Process]), (status = 400, body = ApiError, description = "The name is no text"),
+        (status = 404, body = ApiError, description = "No such agent"), Any))]
+async fn processes(Get(state): Shared, Named(name): Named) -> Answer<Vec<Process>> {
     let view = state.find(&name)?;
     let tasks: Vec<_> = state
         .gauge
@@ -237,23 +296,20 @@ fn process(pid: u32, start_ns: u64, parent: u32) -> Process {
 
 /// An agent's flows that are open.
 #[utoipa::path(get, path = "/v1/agents/{agent}/flows", params(("agent" = String, Path, description = "Name or id")),
-    responses((status = 200, body = [Flow]), (status = 404, body = ApiError)))]
-async fn open_flows(Get(state): Shared, Path(name): Path<String>) -> Answer<Vec<Flow>> {
+    responses((status = 200, body = [Flow]), (status = 400, body = ApiError, description = "The name is no text"),
+        (status = 404, body = ApiError, description = "No such agent"), Any))]
+async fn open_flows(Get(state): Shared, Named(name): Named) -> Answer<Vec<Flow>> {
     let view = state.find(&name)?;
-    let (reply, answer) = oneshot::channel();
-    let order = Order::Names {
-        number: view.number,
-        reply,
-    };
-    state.shared.ask.send(order).await.map_err(failed)?;
-    let names = answer.await.map_err(failed)?;
+    let names = state.names.of(&state.shared, view.number).await;
+    let names = names.map_err(failed)?;
     Ok(Json(flows::of(&state.gauge, view.number, &names)))
 }
 
 /// What an agent changed of files lately, newest first.
 #[utoipa::path(get, path = "/v1/agents/{agent}/files", params(("agent" = String, Path, description = "Name or id")),
-    responses((status = 200, body = [FileChange]), (status = 404, body = ApiError)))]
-async fn files(Get(state): Shared, Path(name): Path<String>) -> Answer<Vec<FileChange>> {
+    responses((status = 200, body = [FileChange]), (status = 400, body = ApiError, description = "The name is no text"),
+        (status = 404, body = ApiError, description = "No such agent"), Any))]
+async fn files(Get(state): Shared, Named(name): Named) -> Answer<Vec<FileChange>> {
     let run = state.find(&name)?.run.unwrap_or_default();
     past(&state, move |dir| past::files(dir, &run))
         .await
@@ -265,21 +321,34 @@ async fn files(Get(state): Shared, Path(name): Path<String>) -> Answer<Vec<FileC
     request_body = ActionRequest,
     responses((status = 200, body = Action, description = "It was done"),
         (status = 409, body = Action, description = "It was refused, or could not be done"),
-        (status = 400, body = ApiError), (status = 403, body = ApiError), (status = 404, body = ApiError)))]
+        (status = 400, body = ApiError, description = "It makes no sense"),
+        (status = 403, body = ApiError, description = "Who asks may read only"),
+        (status = 404, body = ApiError, description = "No such agent"),
+        (status = 413, body = ApiError, description = "More than 16 KiB"),
+        (status = 415, body = ApiError, description = "It is not said to be JSON"), Any))]
 async fn act(
     Get(state): Shared,
     Extension(peer): Extension<Peer>,
-    Path(name): Path<String>,
+    Named(name): Named,
     request: Result<Json<ActionRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Action>), Refusal> {
     state.may_act(&peer)?;
-    let Json(request) = request.map_err(|error| bad(error.body_text()))?;
+    let Json(request) = request.map_err(|error| {
+        // A mistake in what is asked for is one like any other.
+        let status = match error.status() {
+            StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+            other => other,
+        };
+        Refusal(status, error.body_text())
+    })?;
     let view = state.find(&name)?;
     // To its end, also when the client breaks off: what was ordered is written down.
+    let own = Arc::clone(&state);
     let action =
-        tokio::spawn(async move { actions::act(&state.shared, &view, request, &peer).await })
+        tokio::spawn(async move { actions::act(&own.shared, &view, request, &peer).await })
             .await
             .map_err(failed)?;
+    state.meter.acted(action.action, action.done);
     let status = if action.done {
         StatusCode::OK
     } else {
@@ -290,7 +359,7 @@ async fn act(
 
 /// Events, from the history.
 #[utoipa::path(get, path = "/v1/events", params(EventQuery),
-    responses((status = 200, body = EventPage), (status = 400, body = ApiError)))]
+    responses((status = 200, body = EventPage), (status = 400, body = ApiError, description = "A parameter makes no sense"), Any))]
 async fn events(
     Get(state): Shared,
     query: Result<Query<EventQuery>, QueryRejection>,
@@ -307,7 +376,7 @@ async fn events(
 /// Events and findings as they happen: server-sent events `event`, `finding`, `missed` and `gone`.
 #[utoipa::path(get, path = "/v1/events/stream", params(StreamQuery),
     responses((status = 200, content_type = "text/event-stream", body = StreamItem),
-        (status = 400, body = ApiError), (status = 503, body = ApiError)))]
+        (status = 400, body = ApiError, description = "A parameter makes no sense"), Any))]
 async fn event_stream(
     Get(state): Shared,
     query: Result<Query<StreamQuery>, QueryRejection>,
@@ -336,7 +405,7 @@ async fn event_stream(
 
 /// Findings, from the history: the last 1000.
 #[utoipa::path(get, path = "/v1/findings", params(SinceQuery),
-    responses((status = 200, body = [Finding]), (status = 400, body = ApiError)))]
+    responses((status = 200, body = [Finding]), (status = 400, body = ApiError, description = "A parameter makes no sense"), Any))]
 async fn findings(
     Get(state): Shared,
     query: Result<Query<SinceQuery>, QueryRejection>,
@@ -350,7 +419,7 @@ async fn findings(
 
 /// What was done to agents, and asked for and refused: the last 1000.
 #[utoipa::path(get, path = "/v1/actions", params(SinceQuery),
-    responses((status = 200, body = [Action]), (status = 400, body = ApiError)))]
+    responses((status = 200, body = [Action]), (status = 400, body = ApiError, description = "A parameter makes no sense"), Any))]
 async fn past_actions(
     Get(state): Shared,
     query: Result<Query<SinceQuery>, QueryRejection>,
@@ -364,8 +433,9 @@ async fn past_actions(
 
 /// The policy that an agent is under.
 #[utoipa::path(get, path = "/v1/policy/{agent}", params(("agent" = String, Path, description = "Name or id")),
-    responses((status = 200, body = PolicyInForce), (status = 404, body = ApiError)))]
-async fn policy(Get(state): Shared, Path(name): Path<String>) -> Answer<PolicyInForce> {
+    responses((status = 200, body = PolicyInForce), (status = 400, body = ApiError, description = "The name is no text"),
+        (status = 404, body = ApiError, description = "No such agent"), Any))]
+async fn policy(Get(state): Shared, Named(name): Named) -> Answer<PolicyInForce> {
     let view = state.find(&name)?;
     Ok(Json(PolicyInForce {
         agent: view.name.to_string(),
@@ -376,13 +446,13 @@ async fn policy(Get(state): Shared, Path(name): Path<String>) -> Answer<PolicyIn
 }
 
 /// What the kernel let the daemon do.
-#[utoipa::path(get, path = "/v1/doctor", responses((status = 200, body = Doctor)))]
+#[utoipa::path(get, path = "/v1/doctor", responses((status = 200, body = Doctor), Any))]
 async fn doctor(Get(state): Shared) -> Json<Doctor> {
     Json(state.shared.doctor.clone())
 }
 
 /// How it is with the daemon.
-#[utoipa::path(get, path = "/v1/health", responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/v1/health", responses((status = 200, body = Health), Any))]
 async fn health(Get(state): Shared) -> Json<Health> {
     Json(state.health())
 }
@@ -402,9 +472,9 @@ impl State {
             strays: snapshot.strays,
             maps: self
                 .gauge
-                .entries()
+                .fills()
                 .into_iter()
-                .map(|(name, n)| (name.to_owned(), n))
+                .map(|fill| (fill.map.to_owned(), fill.entries))
                 .collect(),
             stream_missed: self.hub.missed(),
             history_error: self.shared.actions.error(),
@@ -412,14 +482,14 @@ impl State {
     }
 }
 
-/// For Prometheus.
+/// Metrics, in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String), Any))]
 async fn all_metrics(Get(state): Shared) -> Response {
     let head = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    let text = metrics::text(&state.health(), &state.agents());
-    (head, text).into_response()
+    (head, state.meter.page(&state)).into_response()
 }
 
 #[cfg(test)]
@@ -437,13 +507,10 @@ mod tests {
         }
         for line in table
             .lines()
-            .filter(|line| line.starts_with("//! | GET | `/v1"))
+            .filter(|line| line.starts_with("//! | GET | `/"))
         {
             let path = line.split('`').nth(1).unwrap().split('?').next().unwrap();
-            assert!(
-                paths.contains_key(path) || path == "/v1/openapi.json",
-                "{path}"
-            );
+            assert!(paths.contains_key(path), "{path}");
         }
         let schemas = document["components"]["schemas"].as_object().unwrap();
         assert!(schemas.contains_key("Agent") && schemas.contains_key("Event"));

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -47,6 +47,8 @@ pub struct Hub {
     readers: Arc<Mutex<Vec<Reader>>>,
     count: Arc<Readers>,
     missed: Arc<AtomicU64>,
+    waiting: Arc<AtomicUsize>,
+    most: usize,
 }
 
 impl Hub {
@@ -61,6 +63,8 @@ impl Hub {
             readers: Arc::new(Mutex::new(Vec::new())),
             count,
             missed,
+            waiting: Arc::default(),
+            most: from.max_capacity(),
         };
         let own = hub.clone();
         tokio::spawn(async move {
@@ -73,6 +77,7 @@ impl Hub {
                 tokio::select! {
                     item = from.recv() => {
                         let Some(item) = item else { break };
+                        own.waiting.store(from.len(), Ordering::Relaxed);
                         own.hand(&item, own.missed.load(Ordering::Relaxed) - known);
                     }
                     _ = alive.tick() => {
@@ -103,6 +108,11 @@ impl Hub {
         });
         self.count(&readers);
         Some(Stream(from))
+    }
+
+    /// Items that wait to be handed on, and how many may.
+    pub fn queue(&self) -> (usize, usize) {
+        (self.waiting.load(Ordering::Relaxed), self.most)
     }
 
     /// Items that readers have missed, all together.

@@ -11,6 +11,7 @@ pub mod policy;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod top;
 pub mod tree;
 pub mod verifier;
 mod words;
@@ -47,6 +48,7 @@ enum Verb {
     Daemon(daemon::DaemonArgs),
     Config(daemon::ConfigArgs),
     Agents(agents::AgentsArgs),
+    Top(top::TopArgs),
     /// Stop all processes of an agent where they are, until it is thawed.
     Freeze(agents::ActArgs),
     /// Let a frozen agent go on.
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Daemon(args) => daemon::run(&args),
         Verb::Config(args) => daemon::config(&args),
         Verb::Agents(args) => agents::list(&args),
+        Verb::Top(args) => top::run(args),
         Verb::Freeze(args) => agents::act(model::Verb::Freeze, &args),
         Verb::Thaw(args) => agents::act(model::Verb::Thaw, &args),
         Verb::Quarantine(args) => agents::act(model::Verb::Quarantine, &args),

@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::Read as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
 };
@@ -59,6 +60,10 @@ pub struct Config {
     /// A group whose members may read from the API, and not act: a name or a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_group: Option<String>,
+    /// Where Prometheus may read `/metrics`, by TCP [default: nowhere but at the socket]. Whoever reaches it
+    /// may read the agents' names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
     /// The folder of the history [default: `/var/lib/agentwatch`]. `AGENTWATCH_DATA_DIR` overrides it.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
@@ -434,6 +439,7 @@ mod tests {
         let mut all = config.clone();
         all.socket_group = Some("g".into());
         let unit = UnitGlob::try_from("a.service".to_owned()).unwrap();
+        all.metrics = Some(([127, 0, 0, 1], 9464).into());
         all.agents = vec![Match {
             unit: Some(unit),
             container: Some(ContainerMatch {

@@ -321,8 +321,12 @@ impl Daemon {
     }
 
     fn serve(&mut self, order: Order) {
+        let acts = matches!(order, Order::Act { .. });
         self.host.serve(order);
-        self.publish();
+        // What it came to is seen at once. Who only asks may ask often.
+        if acts {
+            self.publish();
+        }
     }
 
     /// After each look at what happened.

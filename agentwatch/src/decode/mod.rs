@@ -50,6 +50,12 @@ pub enum DecodeError {
     },
 }
 
+/// When a record was made, `CLOCK_BOOTTIME` nanoseconds; `None` where it is too short to tell.
+pub fn time_ns(record: &[u8]) -> Option<u64> {
+    let header: Header = Reader::new(record).take().ok()?;
+    Some(header.time_ns)
+}
+
 /// Decodes one record.
 ///
 /// # Errors

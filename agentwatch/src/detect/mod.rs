@@ -14,6 +14,15 @@ use crate::{
     policy::Policy,
 };
 
+/// The stable ids of all detectors.
+pub const IDS: [&str; 5] = [
+    event_flood::ID,
+    mass_deletion::ID,
+    monitor_tampering::ID,
+    policy_violation::ID,
+    reverse_tunnel::ID,
+];
+
 /// What a detector says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detection {

@@ -401,6 +401,8 @@ pub struct FlowClose {
     pub established: bool,
     /// It is open still, at the end of the watching.
     pub alive: bool,
+    /// The bytes of the first moment were not counted: there may have been more.
+    pub partial: bool,
 }
 
 impl Kind {

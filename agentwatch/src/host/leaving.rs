@@ -68,12 +68,13 @@ impl Host {
         self.flow(&HashSet::new())?;
         let mut ended = Vec::new();
         for number in agents {
-            let tally = self.source.tally(*number);
+            let tally = Tally::from(&self.source.tally(*number));
             if let Some(agent) = self.agents.remove(number) {
                 if let Some(stream) = &agent.outputs.stream {
                     stream.gone(&agent.name);
                 }
-                ended.push(end(agent, Tally::from(&tally)));
+                self.past.add(&agent, &tally);
+                ended.push(end(agent, tally));
             }
         }
         if let Some(probe) = &mut self.probe {

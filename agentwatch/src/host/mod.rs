@@ -8,6 +8,8 @@ mod agent;
 mod leaving;
 mod recall;
 mod reload;
+mod set_up;
+pub mod sums;
 mod waiting;
 pub mod watch;
 
@@ -21,17 +23,17 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 
-use agentwatch_common::tag::{Task, agent_of_cgroup};
+use agentwatch_common::tag::agent_of_cgroup;
 
-pub use agent::{Agent, Counts, Outputs, Standing, row_of};
+pub use agent::{Agent, Counts, Found, Outputs, Standing, row_of};
 pub use leaving::Ended;
 use waiting::Waiting;
 
 use crate::{
     api::model::FoundBy,
     event::ProcessKey,
-    policy::{Enforcement, Mode, Policy, Prefilter},
-    probe::{KernelLog, Options, Probe, borrowed::News, gauge::Gauge, seed},
+    policy::{Policy, Prefilter},
+    probe::{KernelLog, Options, Probe, borrowed::News, gauge::Gauge},
     respond::{self, cgroup::AgentCgroup},
     source::{self, Route, Source},
 };
@@ -113,6 +115,8 @@ pub struct Host {
     pub look_again: bool,
     /// Agents that have ended while the host was running.
     pub gone: u64,
+    /// What was counted of them.
+    pub past: sums::Past,
 }
 
 impl Host {
@@ -154,6 +158,7 @@ impl Host {
             strays: 0,
             look_again: false,
             gone: 0,
+            past: sums::Past::default(),
         })
     }
 
@@ -219,49 +224,6 @@ impl Host {
             self.spare_only_some();
         }
         added.map(|()| number)
-    }
-
-    fn set_up(&mut self, number: u32, plan: Plan, outputs: Outputs) -> Result<()> {
-        let share = self.share;
-        self.know(&plan.policy, &plan.homes)?;
-        let probe = self.probe.as_mut().context("the watching has ended")?;
-        // Before anything is tagged.
-        if plan.runner.is_some() {
-            probe.spare(plan.cgroup.protected());
-        }
-        let (workspace, homes) = (plan.workspace.clone(), plan.homes.clone());
-        let mut agent = Agent::new(number, plan, outputs);
-        let mut records = agent.introduction(workspace.as_deref());
-        if let Some([prio, bulk]) = share {
-            probe.share(number, prio, bulk)?;
-        }
-        if let Some(limits) = agent.pipeline.deletion_budget() {
-            let workspace = workspace.as_deref().and_then(device_inode);
-            probe.budget(number, &limits, workspace)?;
-        }
-        probe.thin(number, agent.pipeline.policy().events.thin)?;
-        probe.defend(number, agent.pipeline.defends())?;
-        // A cgroup that was removed before its first record was read: what happened in it is in the
-        // records still.
-        if agent.cgroup().path().exists() {
-            enforce(probe, &mut agent, &homes)?;
-            match probe.watch(number, agent.cgroup().path(), agent.cgroup().id) {
-                Err(_) if !agent.cgroup().path().exists() => {}
-                other => other?,
-            }
-            take_in_members(probe, &agent, &mut records)?;
-            let members = agent.cgroup().processes()?.into_iter();
-            let refused = members
-                .map(|pid| probe.inherited(number, pid).err())
-                .find(Option::is_some);
-            agent.say_not_followed(refused.flatten().map(|error| format!("{error:#}")));
-        }
-        for record in &records {
-            agent.step(record, Some(probe));
-        }
-        agent.record(&records)?;
-        self.agents.insert(number, agent);
-        Ok(())
     }
 
     /// Tells the kernel of a policy's sensitive files, once.
@@ -505,72 +467,6 @@ impl Host {
         agent.cgroup().wait_empty(respond::EMPTY_WITHIN);
         respond::kill_outside(agent.cgroup(), self.members(number));
         Ok(())
-    }
-}
-
-/// Puts a policy's denials in force. One that cannot be is an error, unless the policy says that it need
-/// not be.
-fn enforce(probe: &mut Probe, agent: &mut Agent, homes: &[PathBuf]) -> Result<()> {
-    let policy = Arc::clone(agent.pipeline.policy());
-    let enforced = probe.enforce(agent.number, agent.cgroup().path(), &policy, homes)?;
-    for note in &enforced.notes {
-        agent
-            .outputs
-            .notices
-            .write(&format!("agentwatch: {note}\n"));
-    }
-    if enforced.missing.is_empty() {
-        return Ok(());
-    }
-    let missing = enforced.explain();
-    let said = match (policy.mode, policy.enforcement) {
-        (Mode::Observe, _) => {
-            format!("agentwatch: what the policy would deny is not told here: {missing}\n")
-        }
-        (Mode::Enforce, Enforcement::BestEffort) => {
-            format!("agentwatch: not in force here: {missing}\n")
-        }
-        (Mode::Enforce, Enforcement::Required) => bail!(
-            "the policy denies what this kernel cannot refuse: {missing}. `enforcement: best_effort` \
-             in the policy starts all the same"
-        ),
-    };
-    agent.outputs.notices.write(&said);
-    agent.not_in_force.push(missing);
-    Ok(())
-}
-
-/// Tags what is in the cgroup already. Again until nothing new is found: a process may fork in between,
-/// but what a tagged one forks is tagged by the kernel.
-fn take_in_members(probe: &mut Probe, agent: &Agent, records: &mut Vec<Bytes>) -> Result<()> {
-    let number = agent.number;
-    for (_, id) in agent.cgroup().subtree()? {
-        probe.tag_cgroup(number, id)?;
-    }
-    let mut known = HashSet::new();
-    loop {
-        let new: Vec<u32> = agent
-            .cgroup()
-            .processes()?
-            .into_iter()
-            .filter(|pid| known.insert(*pid))
-            .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        for pid in new {
-            let Some(stat) = seed::stat(pid) else {
-                continue;
-            };
-            let task = Task {
-                start_ns: stat.start_ns,
-                agent: number,
-                ppid: stat.ppid,
-            };
-            if probe.tag(pid, task)? {
-                records.extend(seed::seed(number, pid, true, respond::now_ns()));
-            }
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Agent, Counts, Host, Standing};
+use super::{Agent, Counts, Host, Standing, sums::Past};
 use crate::{
     api::model::{FoundBy, Verb},
     finding::Finding,
@@ -124,6 +124,8 @@ pub struct Snapshot {
     pub strays: u64,
     /// See [`Host::gone`].
     pub gone: u64,
+    /// See [`Host::past`].
+    pub past: Past,
 }
 
 /// What is known of an agent.
@@ -203,6 +205,7 @@ impl Host {
             agents,
             strays: self.strays,
             gone: self.gone,
+            past: self.past.clone(),
         }
     }
 

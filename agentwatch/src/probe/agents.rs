@@ -150,6 +150,18 @@ impl Probe {
         }
     }
 
+    /// Takes away the tag of a process that has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the map is missing.
+    pub fn forget_process(&mut self, pid: u32) -> Result<()> {
+        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+        // The kernel may have done it.
+        let _ = tasks.remove(&pid);
+        Ok(())
+    }
+
     /// The process ids that carry an agent's tag.
     ///
     /// # Errors

@@ -239,6 +239,9 @@ impl Row {
         if let Some(origin) = close.origin {
             self.detail()["origin"] = origin.name().into();
         }
+        if close.partial {
+            self.detail()["partial"] = true.into();
+        }
         if let Some(number) = close.retransmits {
             self.detail()["retransmits"] = number.into();
         }

@@ -36,7 +36,7 @@ pub use agent::{
     Totals,
 };
 pub use daemon::{
-    ApiError, Check, Doctor, EventQuery, Health, PolicyInForce, SinceQuery, StreamQuery,
+    ApiError, Check, Doctor, EventQuery, Health, KindName, PolicyInForce, SinceQuery, StreamQuery,
 };
 pub use happened::{
     Action, ActionRequest, AskedBy, Event, EventPage, FileChange, Finding, Gone, Missed,

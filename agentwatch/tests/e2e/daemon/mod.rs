@@ -2,7 +2,11 @@
 
 pub mod agents;
 pub mod api;
+pub mod clients;
 pub mod discovery;
+pub mod docs;
+pub mod metrics;
+pub mod openapi;
 pub mod recovery;
 pub mod runs;
 pub mod service;
