@@ -78,6 +78,7 @@ fn main() {
         calls::TESTS,
         daemon::agents::TESTS,
         daemon::api::TESTS,
+        daemon::discovery::TESTS,
         daemon::clients::TESTS,
         daemon::docs::TESTS,
         daemon::metrics::TESTS,

@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod api;
 pub mod clients;
+pub mod discovery;
 pub mod docs;
 pub mod metrics;
 pub mod openapi;
@@ -64,11 +65,18 @@ impl Drop for Tree {
         let _ = fs::write(self.0.join("cgroup.freeze"), "0");
         let _ = fs::write(self.0.join("cgroup.kill"), "1");
         let _ = until("a test's cgroups to be gone", || {
-            for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-                let _ = fs::remove_dir(entry.path());
-            }
+            remove_below(&self.0);
             fs::remove_dir(&self.0).is_ok() || !self.0.exists()
         });
+    }
+}
+
+fn remove_below(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_below(&entry.path());
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 
