@@ -67,7 +67,7 @@ fn now_ms() -> i64 {
 struct Ended;
 
 fn send(to: &SyncSender<Input>, update: Update) -> Result<(), Ended> {
-    to.send(Input::Update(update)).map_err(|_| Ended)
+    to.send(Input::Update(Box::new(update))).map_err(|_| Ended)
 }
 
 struct Poll {

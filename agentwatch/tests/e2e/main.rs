@@ -78,6 +78,7 @@ fn main() {
         calls::TESTS,
         daemon::agents::TESTS,
         daemon::api::TESTS,
+        daemon::top::TESTS,
         aliases::TESTS,
         sends::TESTS,
         borrowed::TESTS,

@@ -1,7 +1,9 @@
-//! The daemon: agents that come and go (`agents`), and what is done to them and asked of it (`api`).
+//! The daemon: agents that come and go (`agents`), what is done to them and asked of it (`api`), and the
+//! screen that shows it (`top`).
 
 pub mod agents;
 pub mod api;
+pub mod top;
 
 use std::{
     fs,
