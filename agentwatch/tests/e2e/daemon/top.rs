@@ -122,7 +122,7 @@ fn keys_act_upon_an_agent() -> Result<()> {
     // One agent, by its tree of processes.
     terminal.press(&["Enter"])?;
     terminal.see("1 processes")?;
-    terminal.see("while :")?;
+    terminal.see("-c echo")?;
     terminal.press(&["5"])?;
     terminal.see("mass-deletion")?;
     // A kill that is not meant.
@@ -144,6 +144,10 @@ fn keys_act_upon_an_agent() -> Result<()> {
         "{:?}",
         daemon.agent("worker")
     );
+    until("all actions in the history", || {
+        let actions = daemon.get("/v1/actions?agent=worker");
+        actions.is_ok_and(|all| all.as_array().map(Vec::len) == Some(3))
+    })?;
     let actions = daemon.get("/v1/actions?agent=worker")?;
     let told: Vec<(&str, &str)> = actions
         .as_array()
