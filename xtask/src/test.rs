@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every check, one after the other, with a table at the end.
 
 use std::{
+    env,
     io::{BufRead as _, BufReader},
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     bpf,
     outcome::{Outcome, Tally},
-    setup::{self, Group},
+    setup::{self, Group, python},
     verifier::{self, Verdicts},
     vm::{Cell, Lsm, Matrix},
     workspace,
@@ -56,7 +57,7 @@ pub fn run(args: &Args) -> ExitCode {
 /// say so themselves.
 fn prepare(args: &Args) -> Result<Outcome> {
     setup::ensure(&[Group::Bpf])?;
-    let mut wanted = vec![Group::E2e];
+    let mut wanted = vec![Group::E2e, Group::Python];
     if !args.fast {
         wanted.push(Group::Deny);
         if !args.no_vm {
@@ -127,6 +128,10 @@ fn doc() -> Result<Outcome> {
 /// Runs the tests, shows what they print as they print it, and counts them.
 fn run_tests(tally: &mut Tally) -> Result<Outcome> {
     let mut cargo = host_cargo(&["test", "--no-fail-fast"])?;
+    // What pip has brought comes last: a program that is there already is just as good.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain([python::bin()?]);
+    cargo.env("PATH", env::join_paths(folders).context("reading PATH")?);
     let mut child = cargo
         .stdout(Stdio::piped())
         .spawn()

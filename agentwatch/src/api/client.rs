@@ -19,6 +19,18 @@ use crate::config::{DEFAULT_SOCKET, ENVIRONMENT};
 /// The largest answer that is taken.
 const ANSWER: usize = 64 << 20;
 
+/// The daemon's socket: the one that is named, else that of `AGENTWATCH_SOCKET`, else the usual one.
+pub fn socket(named: Option<&Path>) -> PathBuf {
+    let said = || {
+        let value = std::env::var_os(ENVIRONMENT[1]);
+        value.filter(|value| !value.is_empty()).map(PathBuf::from)
+    };
+    named
+        .map(Path::to_owned)
+        .or_else(said)
+        .unwrap_or_else(|| DEFAULT_SOCKET.into())
+}
+
 /// A daemon, by its socket.
 pub struct Client {
     socket: PathBuf,
@@ -32,25 +44,12 @@ impl Client {
     ///
     /// When there can be no runtime.
     pub fn new(socket: Option<&Path>) -> Result<Self> {
-        let socket = Self::path(socket);
+        let socket = self::socket(socket);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start")?;
         Ok(Self { socket, runtime })
-    }
-
-    /// The path of a daemon's socket: the one that is named, else that of `AGENTWATCH_SOCKET`, else the
-    /// usual one.
-    pub fn path(named: Option<&Path>) -> PathBuf {
-        let said = || {
-            let value = std::env::var_os(ENVIRONMENT[1]);
-            value.filter(|value| !value.is_empty()).map(PathBuf::from)
-        };
-        named
-            .map(Path::to_owned)
-            .or_else(said)
-            .unwrap_or_else(|| DEFAULT_SOCKET.into())
     }
 
     /// All agents.
@@ -88,35 +87,7 @@ impl Client {
     }
 
     fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes)> {
-        self.runtime.block_on(async {
-            let answer = self.send(method, path, body).await?;
-            let status = answer.status();
-            let body = http_body_util::Limited::new(answer.into_body(), ANSWER);
-            let body = body
-                .collect()
-                .await
-                .map_err(|error| anyhow!("the daemon's answer breaks off: {error}"))?;
-            Ok((status, body.to_bytes()))
-        })
-    }
-
-    /// Sends a request, on a connection of its own.
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| self.explain(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "agentwatch")
-            .header("content-type", "application/json")
-            .body(Full::new(body))?;
-        sender
-            .send_request(request)
-            .await
-            .context("the daemon does not answer")
+        self.runtime.block_on(ask(&self.socket, method, path, body))
     }
 
     /// Reads a stream of server-sent events until `take` says no, or the daemon ends it. `opened` is
@@ -133,7 +104,7 @@ impl Client {
         mut take: impl FnMut(StreamItem) -> bool,
     ) -> Result<()> {
         self.runtime.block_on(async {
-            let answer = self.send(Method::GET, path, Bytes::new()).await?;
+            let answer = open(&self.socket, Method::GET, path, Bytes::new()).await?;
             let status = answer.status();
             let mut body = answer.into_body();
             if !status.is_success() {
@@ -162,29 +133,88 @@ impl Client {
             bail!("the daemon has ended the stream")
         })
     }
+}
 
-    fn explain(&self, error: &std::io::Error) -> anyhow::Error {
-        use std::io::ErrorKind;
-        let socket = self.socket.display();
-        match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
-                "no daemon listens at {socket}; start one with `agentwatch daemon`, or name its socket \
+/// Sends one request, for who has a runtime already.
+///
+/// # Errors
+///
+/// When there is no daemon, or it does not answer.
+pub async fn ask(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes)> {
+    let answer = open(socket, method, path, body).await?;
+    let status = answer.status();
+    let body = http_body_util::Limited::new(answer.into_body(), ANSWER);
+    let body = body
+        .collect()
+        .await
+        .map_err(|error| anyhow!("the daemon's answer breaks off: {error}"))?;
+    Ok((status, body.to_bytes()))
+}
+
+/// The same, for an answer that is read as it comes.
+///
+/// # Errors
+///
+/// When there is no daemon, or it does not answer.
+pub async fn open(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Response<Incoming>> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|error| explain(socket, &error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "agentwatch")
+        .header("content-type", "application/json")
+        .body(Full::new(body))?;
+    sender
+        .send_request(request)
+        .await
+        .context("the daemon does not answer")
+}
+
+fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+    use std::io::ErrorKind;
+    let socket = socket.display();
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
+            "no daemon listens at {socket}; start one with `agentwatch daemon`, or name its socket \
                  with --socket"
-            ),
-            ErrorKind::PermissionDenied => anyhow!(
-                "you may not use {socket}: it is root's, and its group's if the daemon's configuration \
+        ),
+        ErrorKind::PermissionDenied => anyhow!(
+            "you may not use {socket}: it is root's, and its group's if the daemon's configuration \
                  names one (socket_group)"
-            ),
-            _ => anyhow!("cannot reach the daemon at {socket}: {error}"),
-        }
+        ),
+        _ => anyhow!("cannot reach the daemon at {socket}: {error}"),
     }
 }
 
-fn json(value: &impl Serialize) -> Result<Bytes> {
+/// A request's body.
+///
+/// # Errors
+///
+/// When it cannot be written as JSON.
+pub fn json(value: &impl Serialize) -> Result<Bytes> {
     Ok(serde_json::to_vec(value)?.into())
 }
 
-fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T> {
+/// An answer, or why there is none.
+///
+/// # Errors
+///
+/// When the daemon refuses, or says what is not understood.
+pub fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T> {
     if status.is_success() {
         return serde_json::from_slice(body).context("the daemon is of another version");
     }

@@ -31,9 +31,15 @@ struct Figure {
     memory_bytes: Option<u64>,
     budget: Option<DeletionBudget>,
     events: EventCounts,
+    tally: Tally,
 }
 
 impl Figures {
+    /// What the kernel counted of an agent.
+    pub fn tally(&self, agent: u32) -> Option<&Tally> {
+        self.by_agent.get(&agent).map(|figure| &figure.tally)
+    }
+
     /// The figures of now, where these are those before.
     pub fn next(&self, gauge: &Gauge, snapshot: &Snapshot) -> Self {
         let mut processes: HashMap<u32, u64> = HashMap::new();
@@ -85,6 +91,7 @@ impl Figures {
                         .collect(),
                     not_stored: view.not_stored,
                 },
+                tally,
             };
             (view.number, figure)
         });

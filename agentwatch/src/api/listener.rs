@@ -2,40 +2,30 @@
 
 use std::{
     fs,
+    net::TcpListener,
     os::unix::{
         fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
         net::{UnixListener, UnixStream},
     },
     path::PathBuf,
-    sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
-use axum::{Router, body::Body, extract::Request};
-use hyper::{
-    body::Incoming,
-    server::conn::http1,
-    service::{Service as _, service_fn},
-};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::sync::Semaphore;
+use axum::Router;
 
-use super::model::AskedBy;
+use super::{
+    accept::{Limits, NO_PLACE, Rooms, answer},
+    model::AskedBy,
+};
 use crate::config::Config;
 
-/// Connections at once. A further one waits.
-const CONNECTIONS: usize = 64;
-/// How long a client may take for a request's head, and be silent between two.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
-
-/// The socket, bound.
+/// The socket, bound, and the address for Prometheus where there is one.
 pub struct Listener {
-    listener: UnixListener,
+    api: UnixListener,
+    metrics: Option<TcpListener>,
     path: PathBuf,
+    left: Option<SystemTime>,
 }
 
 /// Who asks, as the kernel tells.
@@ -62,6 +52,7 @@ pub fn listen(config: &Config) -> Result<Listener> {
             .create(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
+    let mut left = None;
     if let Ok(there) = fs::symlink_metadata(&path) {
         if !there.file_type().is_socket() {
             bail!("{shown} is there and is no socket; `socket` in the configuration names another");
@@ -71,16 +62,30 @@ pub fn listen(config: &Config) -> Result<Listener> {
                 "another daemon listens at {shown}; stop that one first, or name another `socket`"
             );
         }
+        left = there.modified().ok();
         // Left by one that was killed.
         fs::remove_file(&path).with_context(|| format!("cannot remove the old {shown}"))?;
     }
     let group = config.socket_group.as_deref().map(group).transpose()?;
+    let metrics = config.metrics.map(|address| {
+        let bound = TcpListener::bind(address).with_context(|| {
+            format!("cannot listen at {address}, the `metrics` of the configuration")
+        })?;
+        bound.set_nonblocking(true).context("cannot listen")?;
+        anyhow::Ok(bound)
+    });
+    let metrics = metrics.transpose()?;
     // Nobody else between bind and chmod.
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let bound = UnixListener::bind(&path);
     rustix::process::umask(before);
-    let listener = bound.with_context(|| format!("cannot listen at {shown}"))?;
-    let listener = Listener { listener, path };
+    let api = bound.with_context(|| format!("cannot listen at {shown}"))?;
+    let listener = Listener {
+        api,
+        metrics,
+        path,
+        left,
+    };
     if let Some(gid) = group {
         let path = &listener.path;
         chown(path, None, Some(gid))
@@ -88,7 +93,7 @@ pub fn listen(config: &Config) -> Result<Listener> {
             .with_context(|| format!("cannot give {} to its group", path.display()))?;
     }
     listener
-        .listener
+        .api
         .set_nonblocking(true)
         .context("cannot listen")?;
     Ok(listener)
@@ -109,59 +114,81 @@ fn group(name: &str) -> Result<u32> {
 }
 
 impl Listener {
-    /// Answers, for ever.
-    pub async fn serve(self, router: Router) {
-        let Ok(copy) = self.listener.try_clone() else {
+    /// When the daemon that had the socket before was there last, if it was killed.
+    pub fn left(&self) -> Option<SystemTime> {
+        self.left
+    }
+
+    /// Answers, for ever: all of it at the socket, and what is for Prometheus at the address that the
+    /// configuration names.
+    pub async fn serve(self, router: Router, metrics: Router) {
+        let Ok(copy) = self.api.try_clone() else {
             return;
         };
         let listener = match tokio::net::UnixListener::from_std(copy) {
             Ok(listener) => listener,
             Err(error) => {
-                eprintln!("agentwatch: the API cannot listen: {error}");
+                tracing::error!("the API cannot listen: {error}");
                 return;
             }
         };
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        if let Some(listener) = &self.metrics {
+            let own = listener
+                .try_clone()
+                .and_then(tokio::net::TcpListener::from_std);
+            match own {
+                Ok(listener) => drop(tokio::spawn(serve_metrics(listener, metrics))),
+                Err(error) => eprintln!("agentwatch: the metrics cannot be served: {error}"),
+            }
+        }
+        let rooms = Rooms::new(Limits::DEFAULT);
         loop {
-            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-                return;
-            };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Too many open files, say: it passes, or not.
-                    eprintln!("agentwatch: the API cannot take a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    refused("the API", &error).await;
                     continue;
                 }
             };
-            let peer = match stream.peer_cred() {
-                Ok(cred) => Peer::new(cred.uid(), cred.pid()),
-                Err(_) => continue,
+            let Ok(cred) = stream.peer_cred() else {
+                continue;
             };
+            let Some(place) = rooms.place(cred.uid() == 0) else {
+                let _ = stream.try_write(NO_PLACE);
+                continue;
+            };
+            let peer = Peer::new(cred.uid(), cred.pid());
             let router = router.clone();
-            tokio::spawn(async move {
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let mut request = request.map(Body::new);
-                    request.extensions_mut().insert(peer.clone());
-                    TowerToHyperService::new(router.clone()).call(request)
-                });
-                // A client that breaks off is no mistake of anybody's.
-                let _ = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_WITHIN)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-                drop(place);
-            });
+            tokio::spawn(answer(stream, router, place, move |request| {
+                request.extensions_mut().insert(peer.clone());
+            }));
         }
     }
+}
+
+async fn serve_metrics(listener: tokio::net::TcpListener, router: Router) {
+    let rooms = Rooms::new(Limits::DEFAULT);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => match rooms.place(false) {
+                Some(place) => drop(tokio::spawn(answer(stream, router.clone(), place, |_| {}))),
+                None => drop(stream.try_write(NO_PLACE)),
+            },
+            Err(error) => refused("what serves the metrics", &error).await,
+        }
+    }
+}
+
+/// Too many open files, say: it passes, or not.
+async fn refused(who: &str, error: &std::io::Error) {
+    eprintln!("agentwatch: {who} cannot take a connection: {error}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         // Not one that another daemon has made there since.
-        let own = rustix::fs::fstat(&self.listener).ok();
+        let own = rustix::fs::fstat(&self.api).ok();
         let there = fs::symlink_metadata(&self.path).ok();
         if own.is_some() && there.is_some_and(|there| there.file_type().is_socket()) {
             let _ = fs::remove_file(&self.path);

@@ -1,6 +1,7 @@
 //! The daemon's API: HTTP/1.1 on a unix socket, on a thread of its own. It gets copies of what is known
 //! and asks through a queue, so that whoever uses it costs the way of the events nothing.
 
+mod accept;
 mod actions;
 pub mod client;
 mod figures;
@@ -10,6 +11,7 @@ mod metrics;
 pub mod model;
 mod past;
 mod routes;
+mod runs;
 mod stream;
 
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
@@ -17,17 +19,19 @@ use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use listener::{Listener, listen};
 pub use past::change;
 
 use crate::{
+    daemon::runs::Ask,
     host::watch::{Order, Snapshot, StreamEnd},
     probe::{Probe, gauge::Gauge, support},
     store::ActionLog,
 };
 use figures::Figures;
+use metrics::Meter;
 use model::{Check, Doctor};
 use stream::Hub;
 
@@ -36,12 +40,17 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Threads for what waits for a disk or for the kernel.
 const BLOCKING: usize = 4;
 
+/// What is added to the niceness of its threads.
+const NICE: i32 = 5;
+
 /// What the daemon and the API have together.
 pub struct Shared {
     /// What is known of the agents.
     pub snapshot: ArcSwap<Snapshot>,
     /// Where questions go.
     pub ask: mpsc::Sender<Order>,
+    /// Where runs that want to be watched go.
+    pub runs: mpsc::Sender<Ask>,
     /// Where actions are written down.
     pub actions: ActionLog,
     /// The node's name.
@@ -62,6 +71,10 @@ pub(crate) struct State {
     figures: ArcSwap<Figures>,
     gauge: Arc<Gauge>,
     hub: Hub,
+    meter: Meter,
+    names: flows::Names,
+    /// Room for questions to the history: one that is given up by who asked runs to its end.
+    past: Arc<Semaphore>,
 }
 
 /// The thread that serves.
@@ -91,6 +104,8 @@ impl Server {
         let thread = std::thread::Builder::new()
             .name("api".to_owned())
             .spawn(move || {
+                // On a busy machine the way of the events comes first.
+                let _ = rustix::process::nice(NICE);
                 runtime.block_on(serve(listener, shared, gauge, stream, stopped));
                 // A question that waits for a disk is not waited for.
                 runtime.shutdown_timeout(Duration::from_secs(2));
@@ -120,9 +135,12 @@ async fn serve(
         figures: ArcSwap::from_pointee(Figures::default()),
         gauge: Arc::clone(&gauge),
         hub,
+        meter: Meter::default(),
+        names: flows::Names::default(),
+        past: Arc::new(Semaphore::new(BLOCKING)),
     });
     let router = routes::router(Arc::clone(&state));
-    let served = listener.serve(router);
+    let served = listener.serve(router, routes::for_prometheus(Arc::clone(&state)));
     let figured = async {
         let mut figures = Arc::new(Figures::default());
         loop {
@@ -144,8 +162,11 @@ pub fn doctor(probe: &Probe) -> Doctor {
     let checks = probe.capabilities.iter().map(|tried| Check {
         what: tried.hook.clone(),
         gives: tried.gives.clone(),
+        tier: tried.tier.name().to_owned(),
+        required: tried.required,
         ok: tried.missing.is_none(),
         missing: tried.missing.clone(),
+        lower: tried.lower.as_deref().map(str::to_owned),
     });
     Doctor {
         kernel: support::release(),

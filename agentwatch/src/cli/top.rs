@@ -88,7 +88,7 @@ pub fn run(args: &TopArgs) -> Result<ExitCode> {
         };
         (source, From::Recording(Box::new(plan)))
     } else {
-        let socket = Client::path(args.daemon.socket.as_deref());
+        let socket = crate::api::client::socket(args.daemon.socket.as_deref());
         let shown = crate::text::escape(socket.as_os_str().as_encoded_bytes());
         (Source::Daemon { socket: shown }, From::Daemon(socket))
     };

@@ -9,10 +9,19 @@ pub mod reverse_tunnel;
 
 use crate::{
     enrich::{Before, World},
-    event::{Event, ProcessKey},
+    event::{Carried, Event, ProcessKey},
     finding::{Evidence, Severity, Technique},
     policy::Policy,
 };
+
+/// The stable ids of all detectors.
+pub const IDS: [&str; 5] = [
+    event_flood::ID,
+    mass_deletion::ID,
+    monitor_tampering::ID,
+    policy_violation::ID,
+    reverse_tunnel::ID,
+];
 
 /// What a detector says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +93,11 @@ impl Detectors {
         policy: &Policy,
     ) -> u64 {
         self.mass_deletion.left(agent, workspace, now_ns, policy)
+    }
+
+    /// What an agent has removed by now of what counts still.
+    pub fn removed(&mut self, agent: u32, now_ns: u64, policy: &Policy) -> Carried {
+        self.mass_deletion.removed(agent, now_ns, policy)
     }
 }
 

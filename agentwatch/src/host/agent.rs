@@ -1,18 +1,20 @@
 //! One agent: what is known of it, and where what happens to it goes.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use super::{Plan, wall_offset_ns, watch::Stream};
+use super::{Plan, sums::Latency, wall_offset_ns, watch::Stream};
 use crate::{
     api::model::{AgentState, FindingCounts, FoundBy},
     enrich::World,
     event::{Event, FileOp, Kind, ProcessKey, Stopped},
-    finding::{Action, Finding},
+    finding::{Action, Finding, Response, Severity},
     pipeline::{Pipeline, Sink},
+    policy::Mode,
     probe::{Probe, seed},
     publish::{account::Account, notice::Notices},
     recording::Recorder,
@@ -35,7 +37,7 @@ pub struct Outputs {
 }
 
 /// How it is with an agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is or is not so, whatever the others are"
@@ -83,11 +85,84 @@ pub struct Counts {
     pub closed_out: u64,
     /// Findings.
     pub findings: FindingCounts,
+    /// Events, by kind.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// Findings, by detector and what was done.
+    pub found: BTreeMap<Found, u64>,
+    /// From the deciding events to the findings.
+    pub latency: Latency,
+}
+
+/// What tells findings apart where they are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// The detector.
+    pub detector: &'static str,
+    /// How bad.
+    pub severity: Severity,
+    /// What the policy asks for.
+    pub requested: Action,
+    /// What was done.
+    pub taken: Action,
+    /// Nothing was to be done: the policy only observes.
+    pub observed: bool,
 }
 
 impl Counts {
+    /// Adds those of another agent.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            execs,
+            deletes,
+            connects,
+            closed_in,
+            closed_out,
+            findings,
+            kinds,
+            found,
+            latency,
+        } = other;
+        self.execs += execs;
+        self.deletes += deletes;
+        self.connects += connects;
+        self.closed_in = self.closed_in.saturating_add(*closed_in);
+        self.closed_out = self.closed_out.saturating_add(*closed_out);
+        self.findings.add_all(findings);
+        for (kind, n) in kinds {
+            *self.kinds.entry(kind).or_default() += n;
+        }
+        for (what, n) in found {
+            *self.found.entry(*what).or_default() += n;
+        }
+        self.latency.add(latency);
+    }
+
+    fn found(&mut self, finding: &Finding, mode: Mode) {
+        let Response {
+            requested, taken, ..
+        } = finding.response;
+        self.findings.add(finding.severity);
+        let what = Found {
+            detector: finding.detector,
+            severity: finding.severity,
+            requested,
+            taken,
+            observed: mode == Mode::Observe,
+        };
+        *self.found.entry(what).or_default() += 1;
+        // Where it was acted, the moment of the order: what follows it is waiting for the agent's end.
+        let took_us = finding
+            .response
+            .ordered_us
+            .unwrap_or_else(|| respond::now_ns().saturating_sub(finding.time_ns) / 1000);
+        self.latency.observe(took_us);
+    }
+
     /// Takes an event in.
     pub fn observe(&mut self, event: &Event) {
+        if !matches!(event.kind, Kind::Agent(_) | Kind::Tally(_)) {
+            *self.kinds.entry(event.kind.name()).or_default() += 1;
+        }
         match &event.kind {
             Kind::Exec(_) => self.execs += 1,
             Kind::Connect(_) => self.connects += 1,
@@ -129,6 +204,8 @@ pub struct Agent {
     pub policy_source: Arc<str>,
     /// The folder that is its own to change.
     pub workspace: Option<String>,
+    /// The `agentwatch run` that starts its command.
+    pub runner: Option<ProcessKey>,
     cgroup: AgentCgroup,
     not_stored_told: bool,
 }
@@ -143,6 +220,7 @@ impl Agent {
             policy_source,
             homes: _,
             found_by,
+            runner,
         } = plan;
         Self {
             number,
@@ -158,6 +236,7 @@ impl Agent {
             policy_source: policy_source.into(),
             workspace: workspace
                 .map(|folder| crate::text::escape(folder.as_os_str().as_encoded_bytes())),
+            runner,
             cgroup,
             not_stored_told: false,
         }
@@ -181,8 +260,8 @@ impl Agent {
             wall_offset_ns(),
         );
         let mut records = vec![own];
-        if matches!(self.found_by, FoundBy::Run { .. }) {
-            records.extend(seed::ancestors(self.number, std::process::id(), now));
+        if let Some(runner) = self.runner {
+            records.extend(seed::ancestors(self.number, runner.pid, now));
         }
         records
     }
@@ -207,6 +286,7 @@ impl Agent {
             counts,
             cgroup,
             probe,
+            mode: pipeline.policy().mode,
         };
         pipeline.step(record, &mut sink);
     }
@@ -252,6 +332,7 @@ struct Outlet<'a> {
     counts: &'a mut Counts,
     cgroup: &'a AgentCgroup,
     probe: Option<&'a mut Probe>,
+    mode: Mode,
 }
 
 impl Sink for Outlet<'_> {
@@ -272,6 +353,7 @@ impl Sink for Outlet<'_> {
     }
 
     fn finding(&mut self, finding: &Finding) {
+        self.counts.found(finding, self.mode);
         // Said first: the terminal is what a person looks at.
         self.outputs.notices.finding(finding);
         if let Some(account) = &mut self.outputs.account {
@@ -283,7 +365,6 @@ impl Sink for Outlet<'_> {
         if let Some(stream) = &self.outputs.stream {
             stream.finding(finding);
         }
-        self.counts.findings.add(finding.severity);
         let acted = match finding.response.taken {
             Action::Log | Action::Alert => return,
             Action::Quarantine => &mut self.standing.quarantined,
@@ -338,7 +419,10 @@ impl Means for Outlet<'_> {
 
 /// An event as a row. What tells of the agent itself is none.
 pub fn row_of(event: &Event, world: &World) -> Option<Row> {
-    if matches!(event.kind, Kind::Agent(_) | Kind::Tally(_)) {
+    if matches!(
+        event.kind,
+        Kind::Agent(_) | Kind::Tally(_) | Kind::Carried(_)
+    ) {
         return None;
     }
     let agent = world.agent(event.agent);

@@ -26,6 +26,19 @@ pub struct Gauge {
     shares: HashMap<MapData, u32, Share>,
     read: HashMap<MapData, u32, Read>,
     enforced: HashMap<MapData, u32, Enforcement>,
+    /// How many entries the maps can have, by name; of a ring, bytes.
+    limits: Map<String, u64>,
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Its name.
+    pub map: &'static str,
+    /// Entries.
+    pub entries: u64,
+    /// How many there can be.
+    pub most: u64,
 }
 
 /// What is left of a deletion budget, and of how much.
@@ -54,7 +67,21 @@ impl Probe {
             shares: AnyMap::HashMap(self.again("SHARES")?).try_into()?,
             read: AnyMap::HashMap(self.again("READ")?).try_into()?,
             enforced: AnyMap::HashMap(self.again("ENFORCED")?).try_into()?,
+            limits: self.limits()?,
         })
+    }
+
+    fn limits(&self) -> Result<Map<String, u64>> {
+        let limit = |(name, map): (&str, &AnyMap)| {
+            let (AnyMap::HashMap(data) | AnyMap::PerCpuHashMap(data) | AnyMap::RingBuf(data)) = map
+            else {
+                return None;
+            };
+            let info = data.info();
+            Some(info.map(|info| (name.to_owned(), u64::from(info.max_entries()))))
+        };
+        let limits: Result<_, _> = self.ebpf.maps().filter_map(limit).collect();
+        limits.context("cannot ask how large the maps are")
     }
 
     fn again(&self, name: &str) -> Result<MapData> {
@@ -68,8 +95,8 @@ impl Probe {
 }
 
 impl Gauge {
-    /// How many entries the maps have that have some for each agent, by name.
-    pub fn entries(&self) -> [(&'static str, u64); 9] {
+    /// How full the maps are that have some entries for each agent, by name.
+    pub fn fills(&self) -> [Fill; 9] {
         let Self {
             tasks,
             flows,
@@ -80,23 +107,51 @@ impl Gauge {
             shares,
             read,
             enforced,
+            limits,
         } = self;
+        let fill = |map, entries| Fill {
+            map,
+            entries,
+            most: limits.get(map).copied().unwrap_or(0),
+        };
         [
-            ("BUDGETS", count(budgets.keys())),
-            ("CGROUPS", count(cgroups.keys())),
-            ("COUNTERS", count(counters.keys())),
-            ("ENFORCED", count(enforced.keys())),
-            ("FLOWS", count(flows.keys())),
-            ("PARENTS", count(parents.keys())),
-            ("READ", count(read.keys())),
-            ("SHARES", count(shares.keys())),
-            ("TASKS", count(tasks.keys())),
+            fill("BUDGETS", count(budgets.keys())),
+            fill("CGROUPS", count(cgroups.keys())),
+            fill("COUNTERS", count(counters.keys())),
+            fill("ENFORCED", count(enforced.keys())),
+            fill("FLOWS", count(flows.keys())),
+            fill("PARENTS", count(parents.keys())),
+            fill("READ", count(read.keys())),
+            fill("SHARES", count(shares.keys())),
+            fill("TASKS", count(tasks.keys())),
+        ]
+    }
+
+    /// What the rings have that is not read yet, and how much they hold, bytes: of the urgent and of the
+    /// bulk one. Only of agents that have a share.
+    pub fn unread(&self) -> [(u64, u64); 2] {
+        let mut unread = [0_u64; 2];
+        for (agent, share) in self.shares.iter().filter_map(Result::ok) {
+            let read = self.read.get(&agent, 0).map_or([0; 2], |read| read.bytes);
+            for ((sum, sent), read) in unread.iter_mut().zip(share.sent).zip(read) {
+                *sum = sum.saturating_add(sent.saturating_sub(read));
+            }
+        }
+        let holds = |ring: &str| self.limits.get(ring).copied().unwrap_or(0);
+        [
+            (unread[0], holds("EVENTS_PRIO")),
+            (unread[1], holds("EVENTS_BULK")),
         ]
     }
 
     /// Every tagged process: its id and tag.
     pub fn tasks(&self) -> Vec<(u32, Task)> {
         self.tasks.iter().filter_map(Result::ok).collect()
+    }
+
+    /// The agent whose process this is.
+    pub fn agent_of(&self, pid: u32) -> Option<u32> {
+        self.tasks.get(&pid, 0).ok().map(|task| task.agent)
     }
 
     /// Every flow that is open.

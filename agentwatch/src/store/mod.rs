@@ -32,6 +32,8 @@ use crate::{api::model::Action, event::Tally, finding::Finding};
 use row::Row;
 use writer::{Message, RunInfo, Shared, What};
 
+pub use writer::Totals;
+
 /// How many rows may wait for the disk. When they do, further events are dropped and counted.
 pub const QUEUE: usize = 65_536;
 /// How long the end of a run waits for a disk that cannot be written.
@@ -205,7 +207,7 @@ impl ActionLog {
             time_ns: wall_ns(time),
             action: Box::new(action.clone()),
         };
-        if patiently(&self.queue, message) {
+        if patiently(&self.queue, &self.shared, message) {
             return Ok(());
         }
         self.shared.count_dropped(1);
@@ -218,6 +220,11 @@ impl ActionLog {
     /// Why the disk cannot be written, now.
     pub fn error(&self) -> Option<String> {
         self.shared.error()
+    }
+
+    /// How the writing goes, of all runs.
+    pub fn totals(&self) -> Totals {
+        self.shared.totals()
     }
 }
 
@@ -259,7 +266,7 @@ impl Store {
             time_ns: self.wall(finding.time_ns),
             finding: Box::new(finding.clone()),
         };
-        if !patiently(&self.queue, self.message(what)) {
+        if !patiently(&self.queue, &self.shared, self.message(what)) {
             self.dropped();
         }
     }
@@ -269,7 +276,7 @@ impl Store {
     }
 
     fn send(&self, what: What) -> bool {
-        self.queue.try_send(self.message(what)).is_ok()
+        put(&self.queue, &self.shared, self.message(what)).is_ok()
     }
 
     fn dropped(&self) {
@@ -301,7 +308,7 @@ impl Store {
             tally: Box::new(tally.clone()),
         });
         let Some(writer) = self.own_writer.take() else {
-            if !patiently(&self.queue, end) {
+            if !patiently(&self.queue, &self.shared, end) {
                 self.dropped();
             }
             return self.stats();
@@ -310,10 +317,11 @@ impl Store {
         let Self {
             info,
             queue,
-            shared: _,
+            shared,
             ..
         } = self;
         // The writer takes from the queue or gives up, so this does not wait for ever.
+        shared.count_waiting();
         let _ = queue.send(end);
         drop(queue);
         let error = writer.finish();
@@ -329,10 +337,24 @@ impl Store {
     }
 }
 
+/// Puts something into the queue, and counts it.
+fn put(
+    queue: &SyncSender<Message>,
+    shared: &Shared,
+    message: Message,
+) -> Result<(), TrySendError<Message>> {
+    shared.count_waiting();
+    let put = queue.try_send(message);
+    if put.is_err() {
+        shared.count_done(1);
+    }
+    put
+}
+
 /// Puts something into the queue, within a second. False where it stays full.
-fn patiently(queue: &SyncSender<Message>, mut message: Message) -> bool {
+fn patiently(queue: &SyncSender<Message>, shared: &Shared, mut message: Message) -> bool {
     for _ in 0..100 {
-        match queue.try_send(message) {
+        match put(queue, shared, message) {
             Ok(()) => return true,
             Err(TrySendError::Full(back)) => message = back,
             Err(TrySendError::Disconnected(_)) => return false,

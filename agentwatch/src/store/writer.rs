@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -83,11 +83,28 @@ pub struct RunInfo {
     pub dropped: AtomicU64,
 }
 
+/// How the writing goes, of all runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Events, findings and actions that are in the history.
+    pub stored: u64,
+    /// Those that are not, since the queue was full or the disk could not be written.
+    pub dropped: u64,
+    /// Those that wait for the disk.
+    pub waiting: u64,
+    /// How long the oldest of them has waited, nanoseconds.
+    pub lag_ns: u64,
+}
+
 /// What both sides know.
 #[derive(Default)]
 pub struct Shared {
     runs: AtomicU64,
+    stored: AtomicU64,
     dropped: AtomicU64,
+    waiting: AtomicU64,
+    /// When the oldest of what waits happened, Unix nanoseconds; 0 where nothing does.
+    oldest_ns: AtomicI64,
     error: Mutex<Option<String>>,
     deadline: Mutex<Option<Instant>>,
 }
@@ -109,6 +126,33 @@ impl Shared {
     /// Counts what is not stored.
     pub fn count_dropped(&self, n: u64) {
         self.dropped.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts what waits for the disk: before it is put into the queue.
+    pub fn count_waiting(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what waits no longer, since it was written, given up, or the queue was full.
+    pub fn count_done(&self, n: usize) {
+        self.waiting.fetch_sub(n as u64, Ordering::Relaxed);
+    }
+
+    /// How it goes, of all runs.
+    pub fn totals(&self) -> Totals {
+        let oldest_ns = self.oldest_ns.load(Ordering::Relaxed);
+        let now = jiff::Timestamp::now().as_nanosecond();
+        let lag_ns = if oldest_ns == 0 {
+            0
+        } else {
+            u64::try_from(now - i128::from(oldest_ns)).unwrap_or(0)
+        };
+        Totals {
+            stored: self.stored.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            lag_ns,
+        }
     }
 
     /// From then on a batch that cannot be written is given up.
@@ -394,18 +438,21 @@ pub fn write(mut files: Files, queue: &Receiver<Message>, shared: &Shared) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut open = true;
     while open {
-        open = fill(&mut batch, queue);
+        open = fill(&mut batch, queue, shared);
         commit(&mut files, &batch, shared);
+        shared.oldest_ns.store(0, Ordering::Relaxed);
+        shared.count_done(batch.len());
         batch.clear();
     }
 }
 
 /// Takes a batch from the queue; false when the queue is closed.
-fn fill(batch: &mut Vec<Message>, queue: &Receiver<Message>) -> bool {
+fn fill(batch: &mut Vec<Message>, queue: &Receiver<Message>, shared: &Shared) -> bool {
     let Ok(first) = queue.recv() else {
         return false;
     };
     let end = Instant::now() + EVERY;
+    shared.oldest_ns.store(time(&first), Ordering::Relaxed);
     batch.push(first);
     while batch.len() < BATCH {
         match queue.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -428,6 +475,7 @@ fn commit(files: &mut Files, mut batch: &[Message], shared: &Shared) {
     while !batch.is_empty() {
         match files.write(batch) {
             Ok(written) => {
+                shared.stored.fetch_add(written as u64, Ordering::Relaxed);
                 batch = &batch[written..];
                 shared.set_error(None);
                 continue;

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what is missing, and nothing else.
 
 pub mod apt;
+pub mod python;
 mod tools;
 
 use anyhow::{Result, bail};
@@ -26,6 +27,8 @@ pub enum Group {
     Bpf,
     /// The programs that the demonstration and the end-to-end tests run.
     E2e,
+    /// Programs of Python's package index, for the tests of the API and of the manifests.
+    Python,
     /// QEMU, for `cargo xtask vm`.
     Vm,
     /// cargo-deny, which checks the licences of dependencies.
@@ -46,6 +49,8 @@ const E2E: &[Package] = &[
     Package::new("python3-pip", "/usr/bin/pip3"),
     Package::new("dpkg-dev", "dpkg-scanpackages"),
     Package::new("procps", "pkill"),
+    // For systemd-analyze: what runs as pid 1 here stays what it is.
+    Package::new("systemd", "systemd-analyze"),
     Package::new("curl", "curl"),
     Package::new("openssl", "openssl"),
     // Without the service of the package dnsmasq.
@@ -53,7 +58,14 @@ const E2E: &[Package] = &[
     Package::new("bind9-dnsutils", "dig"),
     Package::new("netcat-openbsd", "nc"),
     Package::new("nginx", "nginx").with_services(&["nginx.service"]),
+    // Its promtool checks the metrics and the rules.
+    Package::new("prometheus", "promtool").with_services(&["prometheus.service"]),
 ];
+
+const PYTHON: &[Package] = &[Package::new(
+    "python3-venv",
+    "/var/lib/dpkg/info/python3-venv.list",
+)];
 
 const VM: &[Package] = &[
     Package::new("qemu-system-x86", "qemu-system-x86_64"),
@@ -90,6 +102,9 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
         if let Err(missing) = bpf::find() {
             bail!("after setup there is still {missing}");
         }
+    }
+    if groups.contains(&Group::Python) {
+        python::ensure()?;
     }
     if groups.contains(&Group::Deny) && cargo_deny()?.is_none() {
         tools::install_cargo_deny()?;
@@ -128,6 +143,7 @@ fn packages(group: Group) -> Vec<&'static Package> {
         }
         Group::E2e => E2E.iter().collect(),
         Group::Vm => VM.iter().collect(),
+        Group::Python => PYTHON.iter().collect(),
         Group::Deny => Vec::new(),
     }
 }

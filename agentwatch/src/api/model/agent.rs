@@ -184,6 +184,22 @@ impl FindingCounts {
         } += 1;
     }
 
+    /// Adds those of another.
+    pub fn add_all(&mut self, other: &Self) {
+        let Self {
+            critical,
+            high,
+            medium,
+            low,
+            info,
+        } = other;
+        self.critical += critical;
+        self.high += high;
+        self.medium += medium;
+        self.low += low;
+        self.info += info;
+    }
+
     /// All of them.
     pub fn total(&self) -> u64 {
         self.critical + self.high + self.medium + self.low + self.info

@@ -4,7 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{
+        RefOr,
+        schema::{ObjectBuilder, Schema, Type},
+    },
+};
+
+use crate::event::Kind;
 
 /// The policy that an agent is under.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -37,11 +45,20 @@ pub struct Check {
     pub what: String,
     /// What it gives.
     pub gives: String,
+    /// What it rests on: `tracepoint`, `cgroup`, `trampoline` or `lsm`.
+    #[serde(default)]
+    pub tier: String,
+    /// Without it nothing can be watched.
+    #[serde(default)]
+    pub required: bool,
     /// It is there.
     pub ok: bool,
     /// Why it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// Why it rests on nothing better, where there is something better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower: Option<String>,
 }
 
 /// How it is with the daemon.
@@ -79,6 +96,20 @@ pub struct ApiError {
     pub error: String,
 }
 
+/// The name of a kind of events.
+pub struct KindName;
+
+impl PartialSchema for KindName {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(Kind::NAMES.iter().copied()))
+            .into()
+    }
+}
+
+impl ToSchema for KindName {}
+
 /// Which events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -87,12 +118,19 @@ pub struct EventQuery {
     /// Of this agent, by its name.
     pub agent: Option<String>,
     /// Of these kinds, by commas.
+    #[param(value_type = Option<Vec<KindName>>, style = Form, explode = false, min_items = 1)]
     pub kind: Option<String>,
     /// From then on: `10m`, `2h`, `3d` ago, or RFC 3339.
+    #[param(
+        pattern = "^([0-9]{1,9}[smhd]|[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9]))$",
+        example = "10m"
+    )]
     pub since: Option<String>,
     /// At most so many: 1 to 1000, else 100.
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<usize>,
     /// What follows this: [`super::EventPage::next`] of the page before. Without it the last ones are given.
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}:[0-9]{1,18}$")]
     pub after: Option<String>,
 }
 
@@ -104,6 +142,10 @@ pub struct SinceQuery {
     /// Of this agent, by its name.
     pub agent: Option<String>,
     /// From then on: `10m`, `2h`, `3d` ago, or RFC 3339.
+    #[param(
+        pattern = "^([0-9]{1,9}[smhd]|[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9]))$",
+        example = "10m"
+    )]
     pub since: Option<String>,
 }
 
@@ -114,6 +156,7 @@ pub struct SinceQuery {
 pub struct StreamQuery {
     /// Of this agent, by its name.
     pub agent: Option<String>,
-    /// Events of these kinds, by commas; findings always.
+    /// Events of these kinds, by commas, or `none`; findings always.
+    #[param(value_type = Option<Vec<KindName>>, style = Form, explode = false, min_items = 1)]
     pub kind: Option<String>,
 }

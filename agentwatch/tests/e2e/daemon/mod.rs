@@ -3,6 +3,13 @@
 
 pub mod agents;
 pub mod api;
+pub mod clients;
+pub mod docs;
+pub mod metrics;
+pub mod openapi;
+pub mod recovery;
+pub mod runs;
+pub mod service;
 pub mod top;
 
 use std::{
@@ -86,7 +93,11 @@ impl Daemon {
             ),
         )?;
         let child = Self::child(&place)?;
-        let daemon = Self { child, place };
+        Self { child, place }.started()
+    }
+
+    fn started(self) -> Result<Self> {
+        let daemon = self;
         until("the daemon", || daemon.get("/v1/health").is_ok()).with_context(|| daemon.said())?;
         Ok(daemon)
     }
@@ -96,15 +107,21 @@ impl Daemon {
             .append(true)
             .create(true)
             .open(place.path("log"))?;
-        Command::new("timeout")
+        Self::command(place, log)
+            .spawn()
+            .context("starting the daemon")
+    }
+
+    fn command(place: &Place, log: fs::File) -> Command {
+        let mut command = Command::new("timeout");
+        command
             .args(["-k", "5", "120"])
             .arg(program())
             .args(["daemon", "--config"])
             .arg(place.path("config.yaml"))
             .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("starting the daemon")
+            .stdin(Stdio::null());
+        command
     }
 
     fn said(&self) -> String {
