@@ -5,6 +5,7 @@ mod bpf;
 mod build;
 mod demo;
 mod outcome;
+mod screenshot;
 mod setup;
 mod test;
 mod verifier;
@@ -38,6 +39,8 @@ enum Verb {
     /// Prints the size of each kernel program on this kernel and others, and compares it with what is
     /// stored.
     Verifier(verifier::Args),
+    /// Draws the picture of `agentwatch top` that the README shows, from a recording.
+    Screenshot,
     /// Sets up, builds, and shows an agent with a reverse tunnel being found and killed.
     Demo,
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Vm(args) => vm::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Verifier(args) => verifier::run(&args),
+        Verb::Screenshot => screenshot::run().map(|()| ExitCode::SUCCESS),
         Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

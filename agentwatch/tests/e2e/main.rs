@@ -86,6 +86,7 @@ fn main() {
         daemon::recovery::TESTS,
         daemon::runs::TESTS,
         daemon::service::TESTS,
+        daemon::top::TESTS,
         aliases::TESTS,
         sends::TESTS,
         borrowed::TESTS,

@@ -1,4 +1,5 @@
-//! The daemon: agents that come and go (`agents`), and what is done to them and asked of it (`api`).
+//! The daemon: agents that come and go (`agents`), what is done to them and asked of it (`api`), and the
+//! screen that shows it (`top`).
 
 pub mod agents;
 pub mod api;
@@ -10,6 +11,7 @@ pub mod openapi;
 pub mod recovery;
 pub mod runs;
 pub mod service;
+pub mod top;
 
 use std::{
     fs,
