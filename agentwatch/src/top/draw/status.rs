@@ -61,7 +61,7 @@ fn trouble(state: &State) -> Option<String> {
     if state.unreachable.is_some() {
         return None;
     }
-    let stale = match state.screen {
+    let old = match state.screen {
         Screen::Agent(_) => state.look().and_then(|look| look.now.error.clone()),
         Screen::Agents => None,
     };
