@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod build;
 mod demo;
+mod image;
 mod outcome;
 mod setup;
 mod test;
@@ -38,6 +39,8 @@ enum Verb {
     /// Prints the size of each kernel program on this kernel and others, and compares it with what is
     /// stored.
     Verifier(verifier::Args),
+    /// Builds the container image around this checkout's program, and tries it.
+    Image,
     /// Sets up, builds, and shows an agent with a reverse tunnel being found and killed.
     Demo,
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Vm(args) => vm::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Verifier(args) => verifier::run(&args),
+        Verb::Image => image::run(),
         Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

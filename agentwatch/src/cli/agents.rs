@@ -33,7 +33,7 @@ pub struct AgentsArgs {
 pub struct Daemon {
     /// The daemon's socket [default: that of `AGENTWATCH_SOCKET`, else /run/agentwatch/agentwatch.sock]
     #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
 }
 
 /// What is done to which agent.

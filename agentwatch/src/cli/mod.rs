@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod events;
 pub mod findings;
+pub mod health;
 pub mod history;
 pub mod policy;
 pub mod replay;
@@ -47,6 +48,7 @@ enum Verb {
     Daemon(daemon::DaemonArgs),
     Config(daemon::ConfigArgs),
     Agents(agents::AgentsArgs),
+    Health(health::HealthArgs),
     /// Stop all processes of an agent where they are, until it is thawed.
     Freeze(agents::ActArgs),
     /// Let a frozen agent go on.
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Daemon(args) => daemon::run(&args),
         Verb::Config(args) => daemon::config(&args),
         Verb::Agents(args) => agents::list(&args),
+        Verb::Health(args) => health::run(&args),
         Verb::Freeze(args) => agents::act(model::Verb::Freeze, &args),
         Verb::Thaw(args) => agents::act(model::Verb::Thaw, &args),
         Verb::Quarantine(args) => agents::act(model::Verb::Quarantine, &args),

@@ -11,6 +11,7 @@ mod calls;
 mod daemon;
 mod deletion;
 mod denial;
+mod deploy;
 mod files;
 mod flows;
 mod history;
@@ -90,6 +91,7 @@ fn main() {
         uring::TESTS,
         denial::network::TESTS,
         denial::others::TESTS,
+        deploy::TESTS,
     ];
     let trials = all
         .into_iter()
