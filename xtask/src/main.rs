@@ -41,6 +41,8 @@ enum Verb {
     Verifier(verifier::Args),
     /// Builds the container image around this checkout's program, and tries it.
     Image,
+    /// Writes the manual pages to target/man.
+    Man,
     /// Sets up, builds, and shows an agent with a reverse tunnel being found and killed.
     Demo,
 }
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(&args),
         Verb::Verifier(args) => verifier::run(&args),
         Verb::Image => image::run(),
+        Verb::Man => build::man().map(|()| ExitCode::SUCCESS),
         Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -36,10 +36,10 @@ pub struct HealthArgs {
 pub fn run(args: &HealthArgs) -> Result<ExitCode> {
     let health: Health = Client::new(args.daemon.socket.as_deref())?.get("/v1/health")?;
     let now = jiff::Timestamp::now();
-    match args.output {
-        Output::Json => super::print(&(serde_json::to_string(&health)? + "\n"))?,
-        Output::Table => super::print(&text(&health, now))?,
-    }
+    super::print(&match args.output.form() {
+        Some(form) => form.text(&health)?,
+        None => text(&health, now),
+    })?;
     Ok(if stuck(&health, now).is_none() {
         ExitCode::SUCCESS
     } else {

@@ -2,12 +2,15 @@
 
 pub mod agents;
 mod canary;
+mod completions;
 pub mod daemon;
 pub mod doctor;
 pub mod events;
 pub mod findings;
+mod follow;
 pub mod health;
 pub mod history;
+mod output;
 pub mod policy;
 pub mod replay;
 pub mod report;
@@ -22,7 +25,8 @@ use std::{
 };
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+pub use output::{Live, Output};
 
 use crate::probe::tiers::Limit;
 
@@ -66,16 +70,9 @@ enum Verb {
     Report(report::ReportArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
+    Completions(completions::CompletionsArgs),
+    Man(completions::ManArgs),
     Verifier(verifier::VerifierArgs),
-}
-
-/// How something is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Table,
-    /// One object a line; a stable contract.
-    Json,
 }
 
 /// What may be used of the kernel.
@@ -104,12 +101,14 @@ pub fn main() -> ExitCode {
         Verb::Release(args) => agents::act(model::Verb::Release, &args),
         Verb::Kill(args) => agents::act(model::Verb::Kill, &args),
         Verb::Replay(args) => replay::run(&args),
-        Verb::Events(args) => events::run(args),
+        Verb::Events(args) => events::run(&args),
         Verb::Findings(args) => findings::run(&args),
         Verb::Tree(args) => tree::run(&args),
         Verb::Report(args) => report::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man(args) => completions::man(&args),
         Verb::Verifier(args) => verifier::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Output, TierArgs};
+use super::{Live, TierArgs};
 use crate::{
     api::model::FoundBy,
     event::Tally,
@@ -71,8 +71,8 @@ pub struct RunArgs {
     #[arg(long, conflicts_with = "data_dir")]
     no_history: bool,
     /// How findings and the account are written
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(short, long, value_enum, default_value_t = Live::Table)]
+    output: Live,
     /// Write findings and the account to this file instead of standard error
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -111,7 +111,10 @@ pub struct RunArgs {
 Examples:
   sudo agentwatch record --to incident.awrec -- ./agent.sh
   sudo agentwatch record --to pod.awrec --cgroup /sys/fs/cgroup/kubepods.slice/…
-  agentwatch replay incident.awrec --policy stricter.yaml")]
+  agentwatch replay incident.awrec --policy stricter.yaml
+
+Exit status: the command's; 125 if agentwatch itself failed, 126 if the command cannot be run, 127 if there
+is none.")]
 pub struct RecordArgs {
     /// The file to make
     #[arg(long, value_name = "FILE")]
@@ -233,7 +236,7 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         store: None,
         recorder: Some(Recorder::create(&args.to)?),
         account: Some(Account::new(&name, &shown(&args.command))),
-        notices: notices(Output::Table, None)?,
+        notices: notices(Live::Table, None)?,
         stream: None,
     };
     let workspace = if made { Some(workspace(None)?) } else { None };
@@ -349,13 +352,13 @@ fn shown(command: &[OsString]) -> Vec<String> {
         .collect()
 }
 
-fn notices(output: Output, log: Option<&Path>) -> Result<Notices> {
+fn notices(output: Live, log: Option<&Path>) -> Result<Notices> {
     let file = log
         .map(|path| File::create(path).with_context(|| format!("cannot write {}", path.display())))
         .transpose()?;
     let format = match output {
-        Output::Json => Format::Json,
-        Output::Table => Format::Text {
+        Live::Json => Format::Json,
+        Live::Table => Format::Text {
             colour: file.is_none()
                 && io::stderr().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none(),

@@ -81,6 +81,7 @@ fn main() {
         daemon::api::TESTS,
         daemon::clients::TESTS,
         daemon::docs::TESTS,
+        daemon::follow::TESTS,
         daemon::metrics::TESTS,
         daemon::openapi::TESTS,
         aliases::TESTS,

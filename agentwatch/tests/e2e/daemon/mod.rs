@@ -4,6 +4,7 @@ pub mod agents;
 pub mod api;
 pub mod clients;
 pub mod docs;
+pub mod follow;
 pub mod metrics;
 pub mod openapi;
 
