@@ -38,6 +38,19 @@ pub struct Budget {
 
 const _: () = assert!(size_of::<Budget>() == 80);
 
+/// What an agent has removed of its budget already, by [`place`], when its watching begins: it was watched
+/// before, by an agentwatch that has ended. Made by userspace.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Carried {
+    /// Files.
+    pub removed: [u64; 2],
+    /// When the last of them was, `CLOCK_BOOTTIME` nanoseconds.
+    pub last_ns: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Carried>() == 32);
+
 /// A process was stopped since its agent is past the budget.
 #[repr(C)]
 #[derive(Clone, Copy)]

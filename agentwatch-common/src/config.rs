@@ -21,9 +21,12 @@ pub struct Config {
     /// 1: programs that judge the use of devices and sysctls can ask for the current process (since 5.15). 0:
     /// they know the cgroup only.
     pub device_process: u32,
+    /// 1: tracepoints tell how much goes through a socket (`sock_send_length` and `sock_recv_length`, since
+    /// 6.3). 0: it is known of TCP only, by the socket's own counters.
+    pub sock_lengths: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 24);
+const _: () = assert!(size_of::<Config>() == 28);
 
 impl Config {
     /// What is in force when nothing is said.
@@ -34,6 +37,7 @@ impl Config {
         uring_cqe: 0,
         args_at_exit: 0,
         device_process: 0,
+        sock_lengths: 0,
     };
 }
 

@@ -167,6 +167,8 @@ pub mod close {
     /// The agent had the socket when it came to be watched, or it comes from a listener that it had; the
     /// bytes are those since.
     pub const INHERITED: u32 = 1 << 4;
+    /// The agent had the socket a moment before its bytes were counted: there may have been more.
+    pub const PARTIAL: u32 = 1 << 5;
 }
 
 /// What the kernel keeps of a flow that is open. Userspace reads it when the watching ends.
@@ -235,8 +237,8 @@ pub mod state {
     pub const DNS: u32 = 1 << 5;
 }
 
-/// A TCP socket that somebody outside made, and that an agent uses: the programs of the agent's cgroup do
-/// not see its packets.
+/// A TCP or UDP socket that somebody outside made, and that an agent uses: the programs of the agent's
+/// cgroup do not see its packets.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Borrowed {
@@ -244,7 +246,10 @@ pub struct Borrowed {
     pub start_ns: u64,
     /// When, `CLOCK_BOOTTIME` nanoseconds.
     pub since_ns: u64,
-    /// Payload bytes that had come in by then, by the socket's own count.
+    /// The `struct socket` that it belongs to, as a number to tell it from another one in the same memory.
+    pub socket: u64,
+    /// TCP: payload bytes that had come in by then, by the socket's own count. UDP: that have come in since, to
+    /// the agent.
     pub bytes_in: u64,
     /// The same, out.
     pub bytes_out: u64,
@@ -260,11 +265,42 @@ pub struct Borrowed {
     pub uid: u32,
     /// Segments that had been sent again by then.
     pub retransmits: u32,
-    /// [`close::RECEIVED`] or [`close::INHERITED`].
+    /// [`close::RECEIVED`] or [`close::INHERITED`], and perhaps [`close::PARTIAL`].
     pub how: u32,
 }
 
-const _: () = assert!(size_of::<Borrowed>() == 104);
+const _: () = assert!(size_of::<Borrowed>() == 112);
+
+impl Borrowed {
+    /// No socket.
+    pub const NONE: Self = Self {
+        start_ns: 0,
+        since_ns: 0,
+        socket: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        endpoint: Endpoint {
+            cookie: 0,
+            local: [0; 16],
+            remote: [0; 16],
+            local_port: 0,
+            remote_port: 0,
+            proto: 0,
+            direction: 0,
+            version: 0,
+            pad: 0,
+        },
+        agent: 0,
+        tgid: 0,
+        ppid: 0,
+        uid: 0,
+        retransmits: 0,
+        how: 0,
+    };
+}
+
+/// The key of an entry that is no socket's: it is there while what goes through UDP sockets is counted.
+pub const COUNTING: u64 = 0;
 
 /// A cookie of a socket for which the kernel has none has this bit: the kernel's own are small numbers.
 pub const OWN_COOKIE: u64 = 1 << 63;

@@ -108,6 +108,8 @@ pub mod kind {
     pub const AGENT: u16 = 65;
     /// [`crate::loss::Tally`]: the counters of one agent, as read from the kernel.
     pub const TALLY: u16 = 66;
+    /// [`crate::budget::Carried`]: what an agent has removed already when its watching begins.
+    pub const CARRIED: u16 = 67;
     /// [`crate::deny::Denied`]
     pub const DENIED: u16 = 80;
 }

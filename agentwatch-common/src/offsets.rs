@@ -147,6 +147,7 @@ offsets! {
     regs_arg5: "pt_regs"."r9",
     regs_number: "pt_regs"."orig_ax",
     socket_sk: "socket"."sk",
+    sk_socket: "sock"."sk_socket",
     sk_protocol: "sock"."sk_protocol",
     skc_cookie: "sock_common"."skc_cookie",
     skc_family: "sock_common"."skc_family",

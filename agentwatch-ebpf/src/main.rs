@@ -313,12 +313,24 @@ fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
-// Sockets that somebody outside made. The first one is attached while an agent has such sockets; the
+// Sockets that somebody outside made. The tracepoints are used while an agent has such sockets; the
 // others are run by userspace, with what it passes as arguments.
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn socket_state(ctx: RawTracePointContext) -> i32 {
     probes::borrowed::state(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+fn socket_sent(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::sent(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+fn socket_got(ctx: RawTracePointContext) -> i32 {
+    probes::borrowed::got(&ctx);
     0
 }
 

@@ -70,7 +70,7 @@ pub struct Technique {
 }
 
 /// A process, as a finding shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// Process id.
     pub pid: u32,

@@ -25,3 +25,4 @@ pub mod session;
 pub mod source;
 pub mod store;
 pub mod text;
+pub mod top;

@@ -8,7 +8,7 @@ use crate::{
     decode,
     detect::{Detection, Detectors},
     enrich::World,
-    event::{Event, FileOp, Kind, Stopped},
+    event::{Carried, Event, FileOp, Kind, Stopped},
     finding::{Action, Finding, Response},
     policy::{MassDeletion, Mode, Policy},
     respond::{self, Means},
@@ -111,6 +111,11 @@ impl Pipeline {
         sink.event(&event, &self.world);
     }
 
+    /// Has another policy hold from here on. What the detectors know stays.
+    pub fn change_policy(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
+    }
+
     /// The policy that is in force.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
@@ -122,6 +127,20 @@ impl Pipeline {
         let limits = self.policy.detectors.mass_deletion;
         let acts = self.policy.mode == Mode::Enforce && limits.action >= Action::Freeze;
         (limits.enabled && acts).then_some(limits)
+    }
+
+    /// How many files an agent may still remove, outside its workspace and inside.
+    pub fn deletions_left(&mut self, agent: u32, now_ns: u64) -> [u64; 2] {
+        let mut left = |workspace| {
+            self.detectors
+                .deletions_left(agent, workspace, now_ns, &self.policy)
+        };
+        [left(false), left(true)]
+    }
+
+    /// What an agent has removed by now of its deletion budget.
+    pub fn removed(&mut self, agent: u32, now_ns: u64) -> Carried {
+        self.detectors.removed(agent, now_ns, &self.policy)
     }
 
     /// Whether the kernel is to kill at once who takes agentwatch hostage.

@@ -40,3 +40,8 @@ pub fn device_process() -> bool {
 pub fn uring_cqe() -> bool {
     field!(uring_cqe) != 0
 }
+
+#[inline(always)]
+pub fn sock_lengths() -> bool {
+    field!(sock_lengths) != 0
+}

@@ -52,6 +52,12 @@ pub fn behind(file: u64) -> Option<u64> {
     read(socket, offset!(socket_sk))
 }
 
+/// The `struct socket` that it belongs to: null once it is closed.
+#[inline(always)]
+pub fn socket(sk: u64) -> u64 {
+    read(sk, offset!(sk_socket)).unwrap_or(0)
+}
+
 /// The v2 id of the cgroup that a socket belongs to: that of its maker.
 #[inline(always)]
 pub fn cgroup(sk: u64) -> Option<u64> {

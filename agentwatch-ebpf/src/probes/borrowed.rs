@@ -1,12 +1,13 @@
-//! TCP sockets that an agent uses and did not make: received with a message, inherited at its start,
+//! TCP and UDP sockets that an agent uses and did not make: received with a message, inherited at its start,
 //! accepted from a listener that it inherited.
 //!
 //! The programs of the agent's cgroup do not see their packets, since those follow the socket's own
-//! cgroup. So the socket's own counters are read when the agent gets it, and again when it is closed.
+//! cgroup. So the counters of a TCP socket are read when the agent gets it, and again when it is closed. UDP
+//! has none: there each call of the agent's is counted, where the kernel has tracepoints that tell of it.
 
 use agentwatch_common::{
     Header,
-    flow::{Borrowed, Endpoint, FlowClose, OWN_COOKIE, close},
+    flow::{Borrowed, COUNTING, Endpoint, FlowClose, OWN_COOKIE, close},
     header::flag,
     kind,
     tag::Task,
@@ -15,12 +16,15 @@ use aya_ebpf::programs::RawTracePointContext;
 
 use crate::{
     emit,
-    kernel::{sock, task},
+    kernel::{config, sock, task},
     maps::BORROWED,
     tag,
 };
 
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+/// `MSG_PEEK` of include/linux/socket.h.
+const MSG_PEEK: u64 = 2;
 
 /// Who uses a socket.
 pub struct User<'a> {
@@ -36,7 +40,7 @@ pub fn take_down(user: &User<'_>, file: u64, ends: &mut Endpoint, how: u32, from
     let Some(sk) = sock::behind(file) else {
         return;
     };
-    if ends.proto != IPPROTO_TCP || is_own(sk, user.task.agent) {
+    if !is_counted(ends.proto) || is_own(sk, user.task.agent) {
         return;
     }
     let since_ns = emit::now_ns();
@@ -58,10 +62,15 @@ pub fn take_down(user: &User<'_>, file: u64, ends: &mut Endpoint, how: u32, from
     if ends.cookie == 0 {
         ends.cookie = OWN_COOKIE | since_ns;
     }
-    let (bytes_in, bytes_out, retransmits) = if from_now { counters(sk) } else { (0, 0, 0) };
+    let (bytes_in, bytes_out, retransmits) = if from_now && ends.proto == IPPROTO_TCP {
+        counters(sk)
+    } else {
+        (0, 0, 0)
+    };
     let borrowed = Borrowed {
         start_ns: user.task.start_ns,
         since_ns,
+        socket: sock::socket(sk),
         bytes_in,
         bytes_out,
         endpoint: *ends,
@@ -70,9 +79,24 @@ pub fn take_down(user: &User<'_>, file: u64, ends: &mut Endpoint, how: u32, from
         ppid: user.task.ppid,
         uid: user.uid,
         retransmits,
-        how,
+        how: how | partial(ends.proto),
     };
     let _ = BORROWED.insert(&sk, &borrowed, 0);
+}
+
+/// Whether it is counted from now on, or only when userspace has heard of it.
+#[inline(always)]
+fn partial(proto: u8) -> u32 {
+    if proto == IPPROTO_TCP || BORROWED.get_ptr(&COUNTING).is_some() {
+        0
+    } else {
+        close::PARTIAL
+    }
+}
+
+#[inline(always)]
+fn is_counted(proto: u8) -> bool {
+    proto == IPPROTO_TCP || (proto == IPPROTO_UDP && config::sock_lengths())
 }
 
 /// Whether the agent made the socket, so that its packets are seen.
@@ -89,9 +113,13 @@ fn counters(sk: u64) -> (u64, u64, u32) {
     (received, sock::bytes_sent(sk), sock::retransmits(sk))
 }
 
-/// Whether the memory still holds the socket that was taken down: its peer stays when it is closed.
+/// Whether the memory still holds the socket that was taken down. The peer of a TCP socket stays when it is
+/// closed; a UDP socket that is closed is not this one any more.
 #[inline(always)]
 fn is_same(sk: u64, known: &Borrowed) -> bool {
+    if known.endpoint.proto != IPPROTO_TCP {
+        return known.socket != 0 && sock::socket(sk) == known.socket;
+    }
     sock::remote(sk) == Some((known.endpoint.remote, known.endpoint.remote_port))
 }
 
@@ -140,6 +168,44 @@ pub fn state(ctx: &RawTracePointContext) {
     }
 }
 
+/// `sock_send_length(struct sock *sk, int ret, int flags)`: include/trace/events/sock.h.
+#[inline(always)]
+pub fn sent(ctx: &RawTracePointContext) {
+    count(ctx, true);
+}
+
+/// `sock_recv_length(struct sock *sk, int ret, int flags)`
+#[inline(always)]
+pub fn got(ctx: &RawTracePointContext) {
+    if ctx.arg::<u64>(2) & MSG_PEEK == 0 {
+        count(ctx, false);
+    }
+}
+
+/// Counts what the agent's process sent or got, at the end of the call.
+#[inline(always)]
+fn count(ctx: &RawTracePointContext, out: bool) {
+    let sk: u64 = ctx.arg(0);
+    let len = ctx.arg::<u64>(1) as i32;
+    let Some(known) = BORROWED.get_ptr_mut(&sk) else {
+        return;
+    };
+    // SAFETY: an entry of the map.
+    let known = unsafe { &mut *known };
+    // The one who gave it may use it still: that is none of the agent's.
+    let is_agents = tag::current().is_some_and(|own| own.agent == known.agent);
+    if len <= 0 || known.endpoint.proto == IPPROTO_TCP || !is_agents || !is_same(sk, known) {
+        return;
+    }
+    let counter = if out {
+        &raw mut known.bytes_out
+    } else {
+        &raw mut known.bytes_in
+    };
+    // SAFETY: a word of the map.
+    unsafe { emit::add(counter, len as u64) };
+}
+
 /// Run by userspace: whether a socket was closed before [`state`] was attached; or, where the second
 /// argument is not zero, what it says at the end of the watching. `sk, end`.
 #[inline(always)]
@@ -155,7 +221,8 @@ fn look(sk: u64, end: bool) {
         return;
     };
     let there = is_same(sk, &known);
-    let closed = !there || sock::state(sk) == sock::CLOSED;
+    let is_tcp = known.endpoint.proto == IPPROTO_TCP;
+    let closed = !there || (is_tcp && sock::state(sk) == sock::CLOSED);
     if !closed && !end {
         return;
     }
@@ -174,7 +241,9 @@ fn look(sk: u64, end: bool) {
         ..emit::bare_header(kind::FLOW_CLOSE, &task)
     };
     let (mut bytes_in, mut bytes_out, mut retransmits) = (0, 0, 0);
-    if there {
+    if !is_tcp {
+        (bytes_in, bytes_out) = (known.bytes_in, known.bytes_out);
+    } else if there {
         let (now_in, now_out, again) = counters(sk);
         bytes_in = now_in.wrapping_sub(known.bytes_in);
         bytes_out = now_out.wrapping_sub(known.bytes_out);
@@ -183,7 +252,10 @@ fn look(sk: u64, end: bool) {
         // Its memory is another socket's already.
         header.flags = flag::FAULT;
     }
-    let mut state = known.how | close::ESTABLISHED | close::RETRANSMITS;
+    let mut state = known.how;
+    if is_tcp {
+        state |= close::ESTABLISHED | close::RETRANSMITS;
+    }
     if !closed {
         state |= close::ALIVE;
     }

@@ -58,10 +58,10 @@ pub async fn act(shared: &Shared, view: &View, request: ActionRequest, peer: &Pe
     let (log, stored) = (shared.actions.clone(), action.clone());
     let stored = tokio::task::spawn_blocking(move || log.action(&stored)).await;
     if let Ok(Err(error)) = stored {
-        eprintln!(
-            "agentwatch: {} of {} is not in the history: {error:#}",
-            action.action.name(),
-            action.agent
+        tracing::error!(
+            agent = action.agent,
+            action = action.action.name(),
+            "is not in the history: {error:#}"
         );
     }
     action

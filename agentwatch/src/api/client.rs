@@ -4,16 +4,32 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::model::{Action, ActionRequest, Agent, ApiError};
+use super::model::{Action, ActionRequest, Agent, ApiError, StreamItem};
 use crate::config::{DEFAULT_SOCKET, ENVIRONMENT};
 
 /// The largest answer that is taken.
 const ANSWER: usize = 64 << 20;
+
+/// The daemon's socket: the one that is named, else that of `AGENTWATCH_SOCKET`, else the usual one.
+pub fn socket(named: Option<&Path>) -> PathBuf {
+    let said = || {
+        let value = std::env::var_os(ENVIRONMENT[1]);
+        value.filter(|value| !value.is_empty()).map(PathBuf::from)
+    };
+    named
+        .map(Path::to_owned)
+        .or_else(said)
+        .unwrap_or_else(|| DEFAULT_SOCKET.into())
+}
 
 /// A daemon, by its socket.
 pub struct Client {
@@ -28,14 +44,7 @@ impl Client {
     ///
     /// When there can be no runtime.
     pub fn new(socket: Option<&Path>) -> Result<Self> {
-        let said = || {
-            let value = std::env::var_os(ENVIRONMENT[1]);
-            value.filter(|value| !value.is_empty()).map(PathBuf::from)
-        };
-        let socket = socket
-            .map(Path::to_owned)
-            .or_else(said)
-            .unwrap_or_else(|| DEFAULT_SOCKET.into());
+        let socket = self::socket(socket);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -78,54 +87,134 @@ impl Client {
     }
 
     fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes)> {
-        self.runtime.block_on(async {
-            let stream = UnixStream::connect(&self.socket)
-                .await
-                .map_err(|error| self.explain(&error))?;
-            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            let request = Request::builder()
-                .method(method)
-                .uri(path)
-                .header("host", "agentwatch")
-                .header("content-type", "application/json")
-                .body(Full::new(body))?;
-            let answer = sender
-                .send_request(request)
-                .await
-                .context("the daemon does not answer")?;
-            let status = answer.status();
-            let body = http_body_util::Limited::new(answer.into_body(), ANSWER);
-            let body = body
-                .collect()
-                .await
-                .map_err(|error| anyhow!("the daemon's answer breaks off: {error}"))?;
-            Ok((status, body.to_bytes()))
-        })
+        self.runtime.block_on(ask(&self.socket, method, path, body))
     }
 
-    fn explain(&self, error: &std::io::Error) -> anyhow::Error {
-        use std::io::ErrorKind;
-        let socket = self.socket.display();
-        match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
-                "no daemon listens at {socket}; start one with `agentwatch daemon`, or name its socket \
-                 with --socket"
-            ),
-            ErrorKind::PermissionDenied => anyhow!(
-                "you may not use {socket}: it is root's, and its group's if the daemon's configuration \
-                 names one (socket_group)"
-            ),
-            _ => anyhow!("cannot reach the daemon at {socket}: {error}"),
-        }
+    /// Reads a stream of server-sent events until `take` says no, or the daemon ends it. `opened` is
+    /// called as soon as nothing is missed any more. An item of a kind that this version does not know
+    /// is left out.
+    ///
+    /// # Errors
+    ///
+    /// When there is no daemon, it refuses, or the stream breaks off.
+    pub fn stream(
+        &self,
+        path: &str,
+        opened: impl FnOnce(),
+        mut take: impl FnMut(StreamItem) -> bool,
+    ) -> Result<()> {
+        self.runtime.block_on(async {
+            let answer = open(&self.socket, Method::GET, path, Bytes::new()).await?;
+            let status = answer.status();
+            let mut body = answer.into_body();
+            if !status.is_success() {
+                let body = http_body_util::Limited::new(body, ANSWER).collect().await;
+                let body =
+                    body.map_err(|error| anyhow!("the daemon's answer breaks off: {error}"))?;
+                return read(status, &body.to_bytes());
+            }
+            opened();
+            let mut rest: Vec<u8> = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.context("the stream breaks off")?.into_data() else {
+                    continue;
+                };
+                rest.extend_from_slice(&data);
+                anyhow::ensure!(rest.len() <= ANSWER, "an item of the stream does not end");
+                while let Some(end) = rest.windows(2).position(|two| two == b"\n\n") {
+                    let block: Vec<u8> = rest.drain(..end + 2).collect();
+                    if let Some(item) = item(&block)
+                        && !take(item)
+                    {
+                        return Ok(());
+                    }
+                }
+            }
+            bail!("the daemon has ended the stream")
+        })
     }
 }
 
-fn json(value: &impl Serialize) -> Result<Bytes> {
+/// Sends one request, for who has a runtime already.
+///
+/// # Errors
+///
+/// When there is no daemon, or it does not answer.
+pub async fn ask(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes)> {
+    let answer = open(socket, method, path, body).await?;
+    let status = answer.status();
+    let body = http_body_util::Limited::new(answer.into_body(), ANSWER);
+    let body = body
+        .collect()
+        .await
+        .map_err(|error| anyhow!("the daemon's answer breaks off: {error}"))?;
+    Ok((status, body.to_bytes()))
+}
+
+/// The same, for an answer that is read as it comes.
+///
+/// # Errors
+///
+/// When there is no daemon, or it does not answer.
+pub async fn open(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Response<Incoming>> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|error| explain(socket, &error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "agentwatch")
+        .header("content-type", "application/json")
+        .body(Full::new(body))?;
+    sender
+        .send_request(request)
+        .await
+        .context("the daemon does not answer")
+}
+
+fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+    use std::io::ErrorKind;
+    let socket = socket.display();
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
+            "no daemon listens at {socket}; start one with `agentwatch daemon`, or name its socket \
+                 with --socket"
+        ),
+        ErrorKind::PermissionDenied => anyhow!(
+            "you may not use {socket}: it is root's, and its group's if the daemon's configuration \
+                 names one (socket_group)"
+        ),
+        _ => anyhow!("cannot reach the daemon at {socket}: {error}"),
+    }
+}
+
+/// A request's body.
+///
+/// # Errors
+///
+/// When it cannot be written as JSON.
+pub fn json(value: &impl Serialize) -> Result<Bytes> {
     Ok(serde_json::to_vec(value)?.into())
 }
 
-fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T> {
+/// An answer, or why there is none.
+///
+/// # Errors
+///
+/// When the daemon refuses, or says what is not understood.
+pub fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T> {
     if status.is_success() {
         return serde_json::from_slice(body).context("the daemon is of another version");
     }
@@ -135,8 +224,17 @@ fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T> {
     }
 }
 
+/// One server-sent event; `None` for a comment, or what this version does not know.
+fn item(block: &[u8]) -> Option<StreamItem> {
+    let text = str::from_utf8(block).ok()?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+    let data: serde_json::Value = serde_json::from_str(field("data: ")?).ok()?;
+    let tagged = serde_json::json!({"type": field("event: ")?, "data": data});
+    serde_json::from_value(tagged).ok()
+}
+
 /// A name as a part of a path.
-fn percent(text: &str) -> String {
+pub fn percent(text: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
     for byte in text.bytes() {
@@ -147,4 +245,21 @@ fn percent(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::model::Missed;
+
+    #[test]
+    fn items_of_a_stream() {
+        let read = |text: &str| item(text.as_bytes());
+        assert_eq!(read(":\n\n"), None);
+        assert_eq!(read("event: news\ndata: {}\n\n"), None);
+        assert_eq!(
+            read("event: missed\ndata: {\"missed\":3}\n\n"),
+            Some(StreamItem::Missed(Missed { missed: 3 }))
+        );
+    }
 }

@@ -8,7 +8,7 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::PathBuf,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -25,6 +25,7 @@ pub struct Listener {
     api: UnixListener,
     metrics: Option<TcpListener>,
     path: PathBuf,
+    left: Option<SystemTime>,
 }
 
 /// Who asks, as the kernel tells.
@@ -51,6 +52,7 @@ pub fn listen(config: &Config) -> Result<Listener> {
             .create(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
+    let mut left = None;
     if let Ok(there) = fs::symlink_metadata(&path) {
         if !there.file_type().is_socket() {
             bail!("{shown} is there and is no socket; `socket` in the configuration names another");
@@ -60,6 +62,7 @@ pub fn listen(config: &Config) -> Result<Listener> {
                 "another daemon listens at {shown}; stop that one first, or name another `socket`"
             );
         }
+        left = there.modified().ok();
         // Left by one that was killed.
         fs::remove_file(&path).with_context(|| format!("cannot remove the old {shown}"))?;
     }
@@ -77,7 +80,12 @@ pub fn listen(config: &Config) -> Result<Listener> {
     let bound = UnixListener::bind(&path);
     rustix::process::umask(before);
     let api = bound.with_context(|| format!("cannot listen at {shown}"))?;
-    let listener = Listener { api, metrics, path };
+    let listener = Listener {
+        api,
+        metrics,
+        path,
+        left,
+    };
     if let Some(gid) = group {
         let path = &listener.path;
         chown(path, None, Some(gid))
@@ -106,6 +114,11 @@ fn group(name: &str) -> Result<u32> {
 }
 
 impl Listener {
+    /// When the daemon that had the socket before was there last, if it was killed.
+    pub fn left(&self) -> Option<SystemTime> {
+        self.left
+    }
+
     /// Answers, for ever: all of it at the socket, and what is for Prometheus at the address that the
     /// configuration names.
     pub async fn serve(self, router: Router, metrics: Router) {
@@ -115,7 +128,7 @@ impl Listener {
         let listener = match tokio::net::UnixListener::from_std(copy) {
             Ok(listener) => listener,
             Err(error) => {
-                eprintln!("agentwatch: the API cannot listen: {error}");
+                tracing::error!("the API cannot listen: {error}");
                 return;
             }
         };

@@ -11,6 +11,7 @@ mod metrics;
 pub mod model;
 mod past;
 mod routes;
+mod runs;
 mod stream;
 
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
@@ -21,8 +22,10 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use listener::{Listener, listen};
+pub use past::change;
 
 use crate::{
+    daemon::runs::Ask,
     host::watch::{Order, Snapshot, StreamEnd},
     probe::{Probe, gauge::Gauge, support},
     store::ActionLog,
@@ -46,6 +49,8 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     /// Where questions go.
     pub ask: mpsc::Sender<Order>,
+    /// Where runs that want to be watched go.
+    pub runs: mpsc::Sender<Ask>,
     /// Where actions are written down.
     pub actions: ActionLog,
     /// The node's name.

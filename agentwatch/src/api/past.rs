@@ -30,6 +30,11 @@ pub struct Page {
     more: bool,
 }
 
+/// Kinds of events that can be a change of a file.
+const CHANGES: [&str; 9] = [
+    "open", "unlink", "rmdir", "rename", "mkdir", "link", "symlink", "truncate", "chmod",
+];
+
 /// The history; `None` where there is none yet.
 fn open(dir: &Path) -> Result<Option<History>> {
     match History::open(dir) {
@@ -166,35 +171,35 @@ pub fn actions(dir: &Path, filter: &Filter) -> Result<Vec<serde_json::Value>> {
 ///
 /// When the history cannot be read.
 pub fn files(dir: &Path, run: &str) -> Result<Vec<FileChange>> {
-    const KINDS: [&str; 9] = [
-        "open", "unlink", "rmdir", "rename", "mkdir", "link", "symlink", "truncate", "chmod",
-    ];
     let Some(mut history) = open(dir)? else {
         return Ok(Vec::new());
     };
     let filter = Filter {
         run: Some(run.to_owned()),
-        kinds: KINDS.map(str::to_owned).to_vec(),
+        kinds: CHANGES.map(str::to_owned).to_vec(),
         ..Filter::default()
     };
     // Opens for reading are among them: enough that changes are left.
     let (mut rows, _) = history.page(&filter, None, 4 * FILES)?;
-    rows.retain(|row| {
-        row.result.is_none_or(|result| result >= 0) && (row.kind != "open" || row.is("write"))
-    });
     rows.reverse();
-    rows.truncate(FILES);
-    Ok(rows.into_iter().map(change).collect())
+    Ok(rows.into_iter().filter_map(change).take(FILES).collect())
 }
 
-fn change(row: Row) -> FileChange {
+/// What an event changed of a file; `None` where it changed none.
+pub fn change(row: Row) -> Option<FileChange> {
+    let changes = CHANGES.contains(&row.kind.as_str())
+        && row.result.is_none_or(|result| result >= 0)
+        && (row.kind != "open" || row.is("write"));
+    if !changes {
+        return None;
+    }
     let time = jiff::Timestamp::from_nanosecond(i128::from(row.time_ns)).unwrap_or_default();
-    FileChange {
+    Some(FileChange {
         time: format!("{time:.9}"),
         kind: row.kind,
         path: row.path.unwrap_or_default(),
         path2: row.path2,
         pid: row.pid,
         exe: row.exe.unwrap_or_default(),
-    }
+    })
 }

@@ -20,10 +20,10 @@ use super::{
     listener::Peer,
     model::{
         Action, ActionRequest, Agent, ApiError, Doctor, Event, EventPage, EventQuery, FileChange,
-        Finding, Flow, Health, KindName, Missed, PolicyInForce, Process, SinceQuery, StreamItem,
-        StreamQuery,
+        Finding, Flow, Gone, Health, KindName, Missed, PolicyInForce, Process, SinceQuery,
+        StreamItem, StreamQuery,
     },
-    past,
+    past, runs,
     stream::Wanted,
 };
 use crate::{host::watch::View, probe::seed};
@@ -31,11 +31,11 @@ use crate::{host::watch::View, probe::seed};
 /// The largest body of a request, bytes.
 const BODY: usize = 16 * 1024;
 
-type Shared = Get<Arc<State>>;
-type Answer<T> = Result<Json<T>, Refusal>;
+pub(super) type Shared = Get<Arc<State>>;
+pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// A refusal: a status, and why.
-pub struct Refusal(StatusCode, String);
+pub struct Refusal(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -43,11 +43,11 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn bad(error: impl std::fmt::Display) -> Refusal {
+pub(super) fn bad(error: impl std::fmt::Display) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, format!("{error:#}"))
 }
 
-fn failed(error: impl std::fmt::Display) -> Refusal {
+pub(super) fn failed(error: impl std::fmt::Display) -> Refusal {
     Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
 }
 
@@ -107,21 +107,24 @@ enum Any {
         doctor,
         health,
         openapi,
-        all_metrics
+        all_metrics,
+        runs::start,
+        runs::end
     ),
-    components(schemas(Event, Finding, StreamItem, Missed, ApiError, KindName))
+    components(schemas(Event, Finding, Gone, StreamItem, Missed, ApiError, KindName))
 )]
 struct Document;
 
 /// All of it.
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
-        .route("/v1/agents", get(agents))
+        .route("/v1/agents", get(agents).merge(runs::starts()))
         .route("/v1/agents/{agent}", get(agent))
         .route("/v1/agents/{agent}/processes", get(processes))
         .route("/v1/agents/{agent}/flows", get(open_flows))
         .route("/v1/agents/{agent}/files", get(files))
         .route("/v1/agents/{agent}/actions", post(act))
+        .route("/v1/agents/{agent}/end", post(runs::end))
         .route("/v1/events", get(events))
         .route("/v1/events/stream", get(event_stream))
         .route("/v1/findings", get(findings))
@@ -184,8 +187,24 @@ impl State {
             .collect()
     }
 
+    /// Refuses who may not act: who is not root, and an agent, which would let itself go.
+    pub(super) fn may_act(&self, peer: &Peer) -> Result<(), Refusal> {
+        let why = if !peer.may_act {
+            "you may read and not act: that takes root"
+        } else if peer
+            .asked_by
+            .pid
+            .is_some_and(|pid| self.gauge.agent_of(pid).is_some())
+        {
+            "you are an agent's process: agents may read and not act"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal(StatusCode::FORBIDDEN, why.to_owned()))
+    }
+
     /// An agent, by its name or number.
-    fn find(&self, wanted: &str) -> Result<View, Refusal> {
+    pub(super) fn find(&self, wanted: &str) -> Result<View, Refusal> {
         let snapshot = self.shared.snapshot.load();
         let found = snapshot
             .agents
@@ -313,12 +332,7 @@ async fn act(
     Named(name): Named,
     request: Result<Json<ActionRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Action>), Refusal> {
-    if !peer.may_act {
-        return Err(Refusal(
-            StatusCode::FORBIDDEN,
-            "you may read and not act: that takes root".to_owned(),
-        ));
-    }
+    state.may_act(&peer)?;
     let Json(request) = request.map_err(|error| {
         // A mistake in what is asked for is one like any other.
         let status = match error.status() {
@@ -359,7 +373,7 @@ async fn events(
     .map(Json)
 }
 
-/// Events and findings as they happen: server-sent events `event`, `finding` and `missed`.
+/// Events and findings as they happen: server-sent events `event`, `finding`, `missed` and `gone`.
 #[utoipa::path(get, path = "/v1/events/stream", params(StreamQuery),
     responses((status = 200, content_type = "text/event-stream", body = StreamItem),
         (status = 400, body = ApiError, description = "A parameter makes no sense"), Any))]
@@ -368,10 +382,13 @@ async fn event_stream(
     query: Result<Query<StreamQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(query) = query.map_err(|error| bad(error.body_text()))?;
-    let kinds = past::kinds(query.kind.as_deref()).map_err(bad)?;
+    let kinds = match query.kind.as_deref() {
+        Some("none") => None,
+        kinds => Some(past::kinds(kinds).map_err(bad)?.into_iter().collect()),
+    };
     let wanted = Wanted {
         agent: query.agent,
-        kinds: kinds.into_iter().collect(),
+        kinds,
     };
     let stream = state.hub.read(wanted).ok_or_else(|| {
         Refusal(

@@ -15,13 +15,14 @@ use axum::body::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::mpsc;
 
-use crate::host::watch::{Item, StreamEnd};
+use super::model::Gone;
+use crate::host::watch::{Item, Readers, StreamEnd};
 
 /// Items that wait for a reader.
 const QUEUE: usize = 256;
 /// Readers at once.
 pub const READERS: usize = 32;
-/// How often a silent stream says that it is there.
+/// How often a stream says that it is there.
 const ALIVE: Duration = Duration::from_secs(15);
 
 /// What a reader wants.
@@ -29,8 +30,8 @@ const ALIVE: Duration = Duration::from_secs(15);
 pub struct Wanted {
     /// Of this agent.
     pub agent: Option<String>,
-    /// Events of these kinds; empty for all.
-    pub kinds: HashSet<String>,
+    /// Events of these kinds; empty for all, `None` for none.
+    pub kinds: Option<HashSet<String>>,
 }
 
 struct Reader {
@@ -44,7 +45,7 @@ struct Reader {
 #[derive(Clone)]
 pub struct Hub {
     readers: Arc<Mutex<Vec<Reader>>>,
-    count: Arc<AtomicUsize>,
+    count: Arc<Readers>,
     missed: Arc<AtomicU64>,
     waiting: Arc<AtomicUsize>,
     most: usize,
@@ -69,14 +70,20 @@ impl Hub {
         tokio::spawn(async move {
             // Of what the host could not send, none of the readers was told.
             let mut known = 0;
+            // However much comes for others.
+            let mut alive = tokio::time::interval(ALIVE);
+            alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                let item = tokio::time::timeout(ALIVE, from.recv()).await;
-                own.waiting.store(from.len(), Ordering::Relaxed);
-                let all = own.missed.load(Ordering::Relaxed);
-                match item {
-                    Ok(Some(item)) => own.hand(&item, all - known),
-                    Ok(None) => break,
-                    Err(_) => own.hand_all(&Bytes::from_static(b":\n\n"), all - known),
+                tokio::select! {
+                    item = from.recv() => {
+                        let Some(item) = item else { break };
+                        own.waiting.store(from.len(), Ordering::Relaxed);
+                        own.hand(&item, own.missed.load(Ordering::Relaxed) - known);
+                    }
+                    _ = alive.tick() => {
+                        let all = own.missed.load(Ordering::Relaxed);
+                        own.hand_all(&Bytes::from_static(b":\n\n"), all - known);
+                    }
                 }
                 known = own.missed.load(Ordering::Relaxed);
             }
@@ -99,7 +106,7 @@ impl Hub {
             wanted,
             missed: 0,
         });
-        self.count.store(readers.len(), Ordering::Relaxed);
+        self.count(&readers);
         Some(Stream(from))
     }
 
@@ -137,6 +144,14 @@ impl Hub {
                 "finding",
                 serde_json::to_string(finding),
             ),
+            Item::Gone(agent) => (
+                agent.as_str(),
+                None,
+                "gone",
+                serde_json::to_string(&Gone {
+                    agent: agent.clone(),
+                }),
+            ),
         };
         let Ok(json) = json else {
             return;
@@ -146,8 +161,10 @@ impl Hub {
             missed,
             |wanted| {
                 wanted.agent.as_deref().is_none_or(|wanted| wanted == agent)
-                    && kind
-                        .is_none_or(|kind| wanted.kinds.is_empty() || wanted.kinds.contains(kind))
+                    && kind.is_none_or(|kind| {
+                        let kinds = wanted.kinds.as_ref();
+                        kinds.is_some_and(|kinds| kinds.is_empty() || kinds.contains(kind))
+                    })
             },
             &text,
         );
@@ -178,7 +195,20 @@ impl Hub {
                 self.missed.fetch_add(1, Ordering::Relaxed);
             }
         }
-        self.count.store(readers.len(), Ordering::Relaxed);
+        self.count(&readers);
+    }
+
+    /// Tells the host how many there are.
+    fn count(&self, readers: &[Reader]) {
+        let of_events = readers
+            .iter()
+            .filter(|reader| reader.wanted.kinds.is_some());
+        let Readers {
+            all,
+            of_events: count,
+        } = &*self.count;
+        all.store(readers.len(), Ordering::Relaxed);
+        count.store(of_events.count(), Ordering::Relaxed);
     }
 }
 

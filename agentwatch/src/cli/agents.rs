@@ -35,7 +35,7 @@ pub struct AgentsArgs {
 pub struct Daemon {
     /// The daemon's socket [default: that of `AGENTWATCH_SOCKET`, else /run/agentwatch/agentwatch.sock]
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub(super) socket: Option<PathBuf>,
 }
 
 /// What is done to which agent.

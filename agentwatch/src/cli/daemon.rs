@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use crate::{
     config::{Config, EXAMPLE_YAML},
-    daemon,
+    daemon::{self, logs},
     policy::PolicyError,
     probe::support,
 };
@@ -16,7 +16,9 @@ use crate::{
 ///
 /// Finds agents by their cgroups, as they come and go, and serves the API that `agentwatch agents`,
 /// `freeze`, `kill` and the others use. Findings go to standard error, one JSON object a line where that
-/// is no terminal, and to the history. When it is stopped (SIGTERM, Ctrl-C) the agents go on.
+/// is no terminal, and to the history. SIGHUP has it read its configuration and the policies again; what is
+/// wrong is refused, and the old one holds. When it is stopped (SIGTERM, Ctrl-C) the agents are left as
+/// their policies say.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -28,6 +30,7 @@ Environment, which counts more than the file:
   AGENTWATCH_NODE      the node's name
   AGENTWATCH_SOCKET    where the API listens
   AGENTWATCH_DATA_DIR  the folder of the history
+  AGENTWATCH_LOG       how bad it must be to be said: error, warn, info, debug
 
 Exit status: 0 when it was told to stop; 125 where it cannot start, or what is needed fails.")]
 pub struct DaemonArgs {
@@ -71,7 +74,7 @@ enum Verb {
 
 /// Reads the configuration, with the environment.
 fn load(file: &std::path::Path) -> Result<Config, PolicyError> {
-    Ok(Config::load(file)?.with_environment(|name| std::env::var(name).ok()))
+    Config::load(file)?.with_environment(|name| std::env::var(name).ok())
 }
 
 /// Runs `agentwatch daemon`.
@@ -89,7 +92,8 @@ pub fn run(args: &DaemonArgs) -> Result<ExitCode> {
             args.config.display()
         );
     }
-    daemon::run(&config)?;
+    logs::start(config.log);
+    daemon::run(&config, &|| load(&args.config))?;
     Ok(ExitCode::SUCCESS)
 }
 

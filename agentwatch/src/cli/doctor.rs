@@ -234,6 +234,7 @@ fn programs(tier: tiers::Limit) -> Vec<Check> {
             )];
         }
     };
+    probe.try_following();
     let mut checks = vec![memory(&probe)];
     let mut seen: Vec<&str> = Vec::new();
     for capability in &probe.capabilities {

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod top;
 pub mod tree;
 pub mod verifier;
 mod words;
@@ -26,7 +27,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-pub use output::{Live, Output};
+pub use output::{Form, Live, Output};
 
 use crate::probe::tiers::Limit;
 
@@ -53,6 +54,7 @@ enum Verb {
     Config(daemon::ConfigArgs),
     Agents(agents::AgentsArgs),
     Health(health::HealthArgs),
+    Top(top::TopArgs),
     /// Stop all processes of an agent where they are, until it is thawed.
     Freeze(agents::ActArgs),
     /// Let a frozen agent go on.
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Config(args) => daemon::config(&args),
         Verb::Agents(args) => agents::list(&args),
         Verb::Health(args) => health::run(&args),
+        Verb::Top(args) => top::run(args),
         Verb::Freeze(args) => agents::act(model::Verb::Freeze, &args),
         Verb::Thaw(args) => agents::act(model::Verb::Thaw, &args),
         Verb::Quarantine(args) => agents::act(model::Verb::Quarantine, &args),

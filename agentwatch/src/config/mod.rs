@@ -29,10 +29,11 @@ const MAX_BYTES: u64 = 1 << 20;
 pub const DEFAULT_SOCKET: &str = "/run/agentwatch/agentwatch.sock";
 
 /// The variables that say something else than the file.
-pub const ENVIRONMENT: [&str; 3] = [
+pub const ENVIRONMENT: [&str; 4] = [
     "AGENTWATCH_NODE",
     "AGENTWATCH_SOCKET",
     "AGENTWATCH_DATA_DIR",
+    "AGENTWATCH_LOG",
 ];
 
 /// The configuration.
@@ -63,9 +64,64 @@ pub struct Config {
     /// What the kernel's maps may take at most, MiB: 8 to 1024.
     #[serde(default = "default_map_memory")]
     pub map_memory_mib: u32,
+    /// What the daemon says of itself.
+    #[serde(default)]
+    pub log: Log,
     /// Which cgroups are agents. The first that matches counts.
     #[serde(default)]
     pub agents: Vec<Match>,
+}
+
+/// What the daemon says of itself, on standard error. Findings are written there whatever this says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How bad it must be. `AGENTWATCH_LOG` overrides it.
+    pub level: Level,
+    /// How it is written.
+    pub format: LogFormat,
+}
+
+/// How bad it must be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Something is lost, or not in force.
+    Error,
+    /// Something is not as it should be.
+    Warn,
+    /// What one wants to know later.
+    #[default]
+    Info,
+    /// What one wants to know when it goes wrong.
+    Debug,
+}
+
+impl std::str::FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "error" => Self::Error,
+            "warn" => Self::Warn,
+            "info" => Self::Info,
+            "debug" => Self::Debug,
+            _ => return Err(format!("{text:?} is none of error, warn, info, debug")),
+        })
+    }
+}
+
+/// How it is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    #[default]
+    Auto,
+    /// A line for people.
+    Text,
+    /// One object a line.
+    Json,
 }
 
 /// Which cgroups are agents, and what holds for them.
@@ -202,9 +258,16 @@ impl Config {
     }
 
     /// What the environment says counts more than the file.
-    #[must_use]
-    pub fn with_environment(mut self, get: impl Fn(&str) -> Option<String>) -> Self {
-        let [node, socket, data_dir] = ENVIRONMENT.map(|name| get(name).filter(|v| !v.is_empty()));
+    ///
+    /// # Errors
+    ///
+    /// When it says what makes no sense.
+    pub fn with_environment(
+        mut self,
+        get: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, PolicyError> {
+        let [node, socket, data_dir, level] =
+            ENVIRONMENT.map(|name| get(name).filter(|v| !v.is_empty()));
         if let Some(node) = node {
             self.node = node;
         }
@@ -214,7 +277,11 @@ impl Config {
         if let Some(dir) = data_dir {
             self.data_dir = dir.into();
         }
-        self
+        if let Some(level) = level {
+            let refuse = |message: String| PolicyError::whole(ENVIRONMENT[3], &message);
+            self.log.level = level.parse().map_err(refuse)?;
+        }
+        Ok(self)
     }
 
     /// Reads every policy that it names. Of each match the one, and what it is called.
@@ -307,8 +374,14 @@ mod tests {
         let config = config.with_environment(|name| match name {
             "AGENTWATCH_NODE" => Some("n1".into()),
             "AGENTWATCH_DATA_DIR" => Some(String::new()),
+            "AGENTWATCH_LOG" => Some("debug".into()),
             _ => None,
         });
+        let config = config.unwrap();
+        assert_eq!(config.log.level, Level::Debug);
+        let wrong = config.clone().with_environment(|_| Some("x".into()));
+        let wrong = wrong.unwrap_err().to_string();
+        assert!(wrong.contains("error, warn, info, debug"), "{wrong}");
         assert_eq!(config.node, "n1");
         assert_eq!(config.data_dir, PathBuf::from("/b"));
     }

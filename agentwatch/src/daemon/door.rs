@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use super::runtimes;
+use super::{runtimes, state::Saved};
 use crate::{
     api::model::FoundBy,
     config::Match,
@@ -19,7 +19,7 @@ use crate::{
     publish::notice::{Format, Notices},
     respond::cgroup::AgentCgroup,
     run::name_of,
-    store::Beginnings,
+    store::{Beginnings, Stats},
 };
 
 /// What the configuration says.
@@ -29,6 +29,8 @@ pub struct Rules {
     root: PathBuf,
     /// How many agents have had each name since somebody had it last.
     names: HashMap<String, usize>,
+    /// The names of agents that a daemon before this one knew, by their cgroups' ids.
+    reserved: HashMap<u64, String>,
 }
 
 impl Rules {
@@ -39,7 +41,29 @@ impl Rules {
             policies,
             root,
             names: HashMap::new(),
+            reserved: HashMap::new(),
         }
+    }
+
+    /// What the configuration says now.
+    pub fn replace(&mut self, matches: Vec<Match>, policies: Vec<(Arc<Policy>, String)>) {
+        self.matches = matches;
+        self.policies = policies;
+    }
+
+    /// All policies.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.iter().map(|(policy, _)| policy)
+    }
+
+    /// That of a match, and what it is called.
+    pub fn policy(&self, at: usize) -> (Arc<Policy>, String) {
+        self.policies[at].clone()
+    }
+
+    /// The path of a cgroup's folder from the root of the hierarchy on.
+    pub fn below_root(&self, folder: &Path) -> PathBuf {
+        Path::new("/").join(folder.strip_prefix(&self.root).unwrap_or(folder))
     }
 
     /// The match for a cgroup, if it is an agent's.
@@ -109,7 +133,7 @@ impl Rules {
             .as_ref()
             .map(|folder| folder.fill(cgroup).into());
         let glob = agents.cgroup.text().to_owned();
-        let name = self.name(&wanted);
+        let name = self.name_again(id, &wanted);
         let on_disk = self.on_disk(cgroup);
         Plan {
             name,
@@ -119,11 +143,35 @@ impl Rules {
             policy_source: source,
             homes: vec!["/root".into()],
             found_by: FoundBy::Cgroup { glob },
+            runner: None,
+        }
+    }
+
+    /// Agents that a daemon before this one knew keep their names.
+    pub fn reserve(&mut self, agents: &[Saved]) {
+        for saved in agents {
+            self.names.insert(saved.name.clone(), 1);
+            self.reserved.insert(saved.id, saved.name.clone());
+        }
+    }
+
+    /// The name that an agent had before, if there was one, else a new one.
+    pub fn name_again(&mut self, id: u64, wanted: &str) -> String {
+        match self.reserved.remove(&id) {
+            Some(name) => name,
+            None => self.name(wanted),
+        }
+    }
+
+    /// One of those has ended.
+    pub fn forget(&mut self, saved: &Saved) {
+        if self.reserved.remove(&saved.id).is_some() {
+            self.names.remove(&saved.name);
         }
     }
 
     /// A name that no agent has now.
-    fn name(&mut self, wanted: &str) -> String {
+    pub fn name(&mut self, wanted: &str) -> String {
         let mut name = wanted.to_owned();
         let mut n = 1;
         while self.names.contains_key(&name) {
@@ -134,19 +182,53 @@ impl Rules {
         name
     }
 
-    /// An agent has ended: its run does, and its name is free again.
-    pub fn close(&mut self, ended: Ended) {
-        self.names.remove(&ended.name);
+    /// An agent could not be watched: its name is free again.
+    pub fn free(&mut self, name: &str) {
+        self.names.remove(name);
+    }
+
+    /// An agent has ended: its run does, and its name is free again. The run's id and how much of it is in
+    /// the history come back.
+    pub fn close(&mut self, ended: Ended, exit_status: Option<i32>) -> Option<(String, Stats)> {
+        self.free(&ended.name);
         let killed_by = ended.killed_by.as_ref().map(|finding| finding.id.as_str());
         let lost = ended.tally.lost_total();
         if lost > 0 {
-            eprintln!(
-                "agentwatch: {lost} of {} events of {} were lost: {:?}",
-                ended.tally.emitted, ended.name, ended.tally.lost
+            tracing::error!(
+                agent = ended.name,
+                lost,
+                emitted = ended.tally.emitted,
+                "{lost} of {} events were lost: {:?}",
+                ended.tally.emitted,
+                ended.tally.lost
             );
         }
-        if let Some(store) = ended.outputs.store {
-            store.finish(None, killed_by, &ended.tally);
+        let store = ended.outputs.store?;
+        let run = store.run.clone();
+        Some((run, store.finish(exit_status, killed_by, &ended.tally)))
+    }
+}
+
+/// Where what happens to an agent goes.
+#[derive(Clone)]
+pub struct Outlets {
+    /// Runs in the history.
+    pub begin: Beginnings,
+    /// Those who look on.
+    pub stream: Stream,
+    /// How findings are written.
+    pub format: Format,
+}
+
+impl Outlets {
+    /// For one agent.
+    pub fn outputs(&self, name: &str, command: &[String]) -> Outputs {
+        Outputs {
+            store: Some(self.begin.run(name, command, wall_offset_ns())),
+            recorder: None,
+            account: None,
+            notices: Notices::beside_log(self.format, name),
+            stream: Some(self.stream.clone()),
         }
     }
 }
@@ -155,12 +237,8 @@ impl Rules {
 pub struct Door {
     /// What the configuration says.
     pub rules: Rc<RefCell<Rules>>,
-    /// Runs in the history.
-    pub begin: Beginnings,
-    /// Those who look on.
-    pub stream: Stream,
-    /// Standard error is a terminal.
-    pub colour: bool,
+    /// Where what happens goes.
+    pub outlets: Outlets,
 }
 
 impl host::Door for Door {
@@ -169,22 +247,11 @@ impl host::Door for Door {
         let at = rules.find(path)?;
         let plan = rules.plan(at, path, id);
         if let Err(error) = runtimes::refuse(&plan.cgroup) {
-            rules.names.remove(&plan.name);
-            eprintln!("agentwatch: {error:#}");
+            rules.free(&plan.name);
+            tracing::warn!("{error:#}");
             return None;
         }
-        let format = if self.colour {
-            Format::Text { colour: true }
-        } else {
-            Format::Json
-        };
-        let outputs = Outputs {
-            store: Some(self.begin.run(&plan.name, &[], wall_offset_ns())),
-            recorder: None,
-            account: None,
-            notices: Notices::new(format, None),
-            stream: Some(self.stream.clone()),
-        };
+        let outputs = self.outlets.outputs(&plan.name, &[]);
         Some((plan, outputs))
     }
 
@@ -198,11 +265,11 @@ impl host::Door for Door {
     }
 
     fn refused(&mut self, name: &str, error: &anyhow::Error) {
-        self.rules.borrow_mut().names.remove(name);
-        eprintln!("agentwatch: {name} is NOT watched: {error:#}");
+        self.rules.borrow_mut().free(name);
+        tracing::error!(agent = name, "{name} is NOT watched: {error:#}");
     }
 
     fn ended(&mut self, ended: Ended) {
-        self.rules.borrow_mut().close(ended);
+        self.rules.borrow_mut().close(ended, None);
     }
 }

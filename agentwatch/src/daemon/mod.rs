@@ -1,11 +1,17 @@
 //! The daemon: all agents of a host in one process, found by their cgroups; the API beside it.
 
 mod door;
+pub mod logs;
+mod recovery;
+mod reload;
+pub mod runs;
 mod runtimes;
+mod service;
+mod state;
 
 use std::{
     cell::RefCell,
-    io::IsTerminal as _,
+    collections::HashMap,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     rc::Rc,
@@ -21,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{self, Shared},
+    api::{self, Shared, model::RunRequest},
     config::Config,
     host::{
         Host,
@@ -31,7 +37,8 @@ use crate::{
     probe::{Options, support},
     store::Writer,
 };
-use door::{Door, Rules};
+use door::{Door, Outlets, Rules};
+use state::{Keeper, Saved};
 
 /// How often the figures are taken, and what may have been missed is looked for.
 const EVERY: Duration = Duration::from_secs(1);
@@ -39,15 +46,17 @@ const EVERY: Duration = Duration::from_secs(1);
 const PUBLISH: Duration = Duration::from_millis(100);
 /// How often is looked at all cgroups again, at most, where the kernel may not have told of one.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Runs that may wait to be watched.
+const RUNS: usize = 16;
 /// An agent's part of the urgent ring, and of the other one: a quarter of each at the usual size.
 const SHARE: [u64; 2] = [512 << 10, 2 << 20];
 
-/// Runs until it is told to stop. Agents go on running then.
+/// Runs until it is told to stop. With SIGHUP the configuration is read again, by `load`.
 ///
 /// # Errors
 ///
 /// When the kernel, the history or the socket does not do what is needed.
-pub fn run(config: &Config) -> Result<()> {
+pub fn run(config: &Config, load: &dyn Fn() -> Result<Config, PolicyError>) -> Result<()> {
     let policies = policies(config)?;
     many_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -58,21 +67,26 @@ pub fn run(config: &Config) -> Result<()> {
         let mut signals = [
             signal(SignalKind::terminate()).context("cannot handle signals")?,
             signal(SignalKind::interrupt()).context("cannot handle signals")?,
+            signal(SignalKind::hangup()).context("cannot handle signals")?,
         ];
         // First: whether there is another daemon shows here.
         let listener = api::listen(config)?;
         let mut daemon = Daemon::start(config, policies, listener)?;
-        let [terminate, interrupt] = &mut signals;
+        service::ready(daemon.host.agents().count());
+        let [terminate, interrupt, hangup] = &mut signals;
         loop {
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = hangup.recv() => daemon.reload(load),
                 Some(order) = daemon.orders.recv() => daemon.serve(order),
+                Some(ask) = daemon.runs.recv() => daemon.serve_run(ask),
                 () = daemon.host.wait() => {}
             }
             daemon.turn()?;
         }
+        service::stopping();
         daemon.stop()
     })
 }
@@ -87,7 +101,7 @@ fn many_descriptors() {
         maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, all) {
-        eprintln!("agentwatch: the limit of open files stays as it is: {error}");
+        tracing::warn!("the limit of open files stays as it is: {error}");
     }
 }
 
@@ -96,7 +110,7 @@ fn policies(config: &Config) -> Result<Vec<(Arc<Policy>, String)>, PolicyError> 
     let policies = config.policies()?;
     for (policy, source) in &policies {
         for warning in &policy.warnings {
-            eprintln!("agentwatch: {source}: {warning}");
+            tracing::warn!(policy = source, "{warning}");
         }
     }
     Ok(policies)
@@ -107,13 +121,23 @@ struct Daemon {
     rules: Rc<RefCell<Rules>>,
     writer: Writer,
     shared: Arc<Shared>,
+    outlets: Outlets,
     orders: mpsc::Receiver<Order>,
+    runs: mpsc::Receiver<runs::Ask>,
     api: Option<api::Server>,
+    /// What runs have asked for, by the agent's number.
+    requests: HashMap<u32, RunRequest>,
+    /// Runs that a daemon before this one watched and that have not come back, by the cgroup's id.
+    pending: HashMap<u64, Saved>,
+    keeper: Keeper,
+    config: Config,
     parents: Vec<PathBuf>,
     published: Instant,
     turned: Instant,
     looked: Instant,
     stale: bool,
+    /// Agents that the service manager was told of.
+    told: Option<usize>,
 }
 
 impl Daemon {
@@ -129,12 +153,15 @@ impl Daemon {
         };
         let all: Vec<&Policy> = policies.iter().map(|(policy, _)| &**policy).collect();
         let mut host = Host::start(&options, &all)?;
+        let (keeper, before) = Keeper::open(&config.data_dir)?;
         let writer = Writer::open(&config.data_dir)?;
         let (stream, stream_end) = Stream::new();
         let (ask, orders) = watch::orders();
+        let (ask_run, runs) = mpsc::channel(RUNS);
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             ask,
+            runs: ask_run,
             actions: writer.actions(),
             node: config.node.clone(),
             data_dir: config.data_dir.clone(),
@@ -148,11 +175,17 @@ impl Daemon {
             policies,
             root,
         )));
-        let door = Door {
-            rules: Rc::clone(&rules),
+        if let Some(before) = &before {
+            rules.borrow_mut().reserve(&before.agents);
+        }
+        let outlets = Outlets {
             begin: writer.beginnings(),
             stream,
-            colour: std::io::stderr().is_terminal(),
+            format: logs::findings(config.log),
+        };
+        let door = Door {
+            rules: Rc::clone(&rules),
+            outlets: outlets.clone(),
         };
         host.open_door(Box::new(door), SHARE);
         let now = Instant::now();
@@ -161,25 +194,37 @@ impl Daemon {
             rules,
             writer,
             shared,
+            outlets,
             orders,
+            runs,
             api: None,
+            requests: HashMap::new(),
+            pending: HashMap::new(),
+            keeper,
+            config: config.clone(),
             parents: Vec::new(),
             published: now,
             turned: now,
             looked: now,
             stale: true,
+            told: None,
         };
         daemon.look_below(config)?;
         daemon.look()?;
+        if let Some(before) = before {
+            daemon.recover(before, listener.left())?;
+        }
         daemon.host.settle();
         daemon.publish();
         // Last: who asks gets all of it.
         let shared = Arc::clone(&daemon.shared);
         daemon.api = Some(api::Server::start(listener, shared, gauge, stream_end)?);
-        eprintln!(
-            "agentwatch: watching {} agents on {}; the API is at {}",
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            node = config.node,
+            agents = daemon.host.agents().count(),
+            "watching {} agents; the API is at {}",
             daemon.host.agents().count(),
-            config.node,
             config.socket.display()
         );
         Ok(daemon)
@@ -254,7 +299,11 @@ impl Daemon {
         if self.turned.elapsed() >= EVERY {
             self.turned = Instant::now();
             self.stale = true;
+            recovery::touch(&self.config.socket);
+            service::alive();
+            self.tell_service();
             self.host.look_after();
+            self.sweep_runs()?;
             if self.host.look_again && self.looked.elapsed() >= LOOK_AGAIN {
                 self.look()?;
             }
@@ -265,32 +314,51 @@ impl Daemon {
         Ok(())
     }
 
+    /// Tells the service manager, where something has changed.
+    fn tell_service(&mut self) {
+        let agents = self.host.agents().count();
+        if self.told != Some(agents) {
+            self.told = Some(agents);
+            service::watching(agents);
+        }
+    }
+
     fn publish(&mut self) {
         self.published = Instant::now();
         self.stale = false;
         self.shared.snapshot.store(Arc::new(self.host.snapshot()));
+        let host = &self.host;
+        self.requests
+            .retain(|number, _| host.agent(*number).is_some());
+        let saved = self.saved();
+        self.keeper.keep(saved);
     }
 
-    /// Stops watching; agents go on.
-    fn stop(self) -> Result<()> {
+    /// Stops watching; agents are left as their policies say.
+    fn stop(mut self) -> Result<()> {
+        let saved = self.leave();
         let Self {
             host,
             rules,
             writer,
             shared,
+            outlets,
             orders,
+            runs,
             api,
+            keeper,
             ..
         } = self;
-        drop(orders);
+        keeper.finish(saved);
+        drop((orders, runs));
         if let Some(api) = api {
             api.stop();
         }
         for ended in host.end()? {
-            rules.borrow_mut().close(ended);
+            rules.borrow_mut().close(ended, None);
         }
-        // It holds a way into the history.
-        drop(shared);
+        // They hold ways into the history.
+        drop((shared, outlets));
         match writer.finish() {
             Some(error) => Err(anyhow::anyhow!("the end is not in the history: {error}")),
             None => Ok(()),

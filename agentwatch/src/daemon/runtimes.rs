@@ -43,8 +43,8 @@ pub fn refuse(cgroup: &AgentCgroup) -> Result<()> {
     Ok(())
 }
 
-/// Which of them a process is. Only in agentwatch's own namespaces and as root: an agent in a container
-/// may call itself what it likes.
+/// Which of them a process is. Only in the namespaces of pid 1 and as root: an agent in a container may call
+/// itself what it likes. Not in agentwatch's own: as a service it may have a view of the files of its own.
 fn of(pid: u32) -> Option<&'static str> {
     let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     let name = exe.file_name()?.to_str()?;
@@ -55,5 +55,5 @@ fn of(pid: u32) -> Option<&'static str> {
 
 fn same_namespace(pid: u32, name: &str) -> bool {
     let of = |pid: &str| fs::read_link(Path::new("/proc").join(pid).join("ns").join(name)).ok();
-    of(&pid.to_string()) == of("self")
+    of(&pid.to_string()) == of("1")
 }

@@ -70,6 +70,7 @@ pub fn close(reader: &mut Reader<'_>) -> Result<FlowClose, DecodeError> {
         } else {
             None
         },
+        partial: state & state::PARTIAL != 0,
         retransmits: (state & state::RETRANSMITS != 0).then_some(retransmits),
         endpoint: ends(&endpoint)?,
         bytes_in,

@@ -11,7 +11,9 @@ pub mod payload;
 
 use agentwatch_common::{budget, header::Header, header::flag, kind, loss, process};
 
-use crate::event::{AgentInfo, Event, Exit, Kind, ProcessKey, Seed, Stopped, Tally};
+use crate::event::{
+    AgentInfo, Carried, Event, Exit, Kind, ProcessKey, Removed, Seed, Stopped, Tally,
+};
 use bytes::{Reader, Wire, words};
 
 /// Why bytes are not an event.
@@ -46,6 +48,12 @@ pub enum DecodeError {
         /// The value.
         value: u64,
     },
+}
+
+/// When a record was made, `CLOCK_BOOTTIME` nanoseconds; `None` where it is too short to tell.
+pub fn time_ns(record: &[u8]) -> Option<u64> {
+    let header: Header = Reader::new(record).take().ok()?;
+    Some(header.time_ns)
 }
 
 /// Decodes one record.
@@ -169,6 +177,17 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
         kind::SEED => Kind::Seed(Box::new(seed(reader)?)),
         kind::AGENT => Kind::Agent(Box::new(agent(reader)?)),
         kind::TALLY => Kind::Tally(Box::new(tally(reader)?)),
+        kind::CARRIED => {
+            let budget::Carried { removed, last_ns } = reader.take()?;
+            let at = |place: usize| Removed {
+                files: removed[place],
+                last_ns: last_ns[place],
+            };
+            Kind::Carried(Carried {
+                outside: at(budget::place::OUTSIDE),
+                workspace: at(budget::place::WORKSPACE),
+            })
+        }
         // SOCK_CLOSE never leaves the source.
         other => return Err(DecodeError::Kind(other)),
     })
@@ -284,6 +303,8 @@ impl From<&loss::Tally> for Tally {
 unsafe impl Wire for Header {}
 // SAFETY: as above.
 unsafe impl Wire for budget::Stopped {}
+// SAFETY: as above.
+unsafe impl Wire for budget::Carried {}
 // SAFETY: as above.
 unsafe impl Wire for process::Fork {}
 // SAFETY: as above.

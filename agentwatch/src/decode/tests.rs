@@ -47,6 +47,7 @@ proptest! {
             32 => size_of::<agentwatch_common::file::FileOp>(),
             33 => size_of::<budget::Stopped>(),
             64 => size_of::<process::Seed>(),
+            67 => size_of::<budget::Carried>(),
             65 => size_of::<process::AgentInfo>(),
             _ => size_of::<loss::Tally>(),
         };

@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::{Detection, evidence};
 use crate::{
     enrich::{Before, World},
-    event::{Event, File, FileOp, Kind},
+    event::{Carried, Event, File, FileOp, Kind, Removed},
     finding::{Evidence, Severity, Technique},
     policy::Policy,
 };
@@ -57,6 +57,8 @@ struct Window {
     /// In order of time: when, what.
     removed: VecDeque<(u64, String)>,
     paths: HashSet<String>,
+    /// Removed before the watching began; all of it counts until the last of it does no more.
+    carried: Removed,
     first: Vec<Evidence>,
     /// It was said; it is not said again before then.
     quiet_until_ns: u64,
@@ -72,8 +74,15 @@ impl MassDeletion {
         policy: &Policy,
         found: &mut Vec<Detection>,
     ) {
-        let Kind::File(file) = &event.kind else {
-            return;
+        let file = match &event.kind {
+            Kind::File(file) => file,
+            Kind::Carried(carried) => {
+                let budgets = self.agents.entry(event.agent).or_default();
+                budgets.outside.carried = carried.outside;
+                budgets.workspace.carried = carried.workspace;
+                return;
+            }
+            _ => return,
         };
         let workspace = world
             .agent(event.agent)
@@ -107,10 +116,10 @@ impl MassDeletion {
             return;
         }
         window.forget(event.time_ns.saturating_sub(length_ns));
-        if !window.add(event, path, verb) || window.removed.len() as u64 <= limit {
+        if !window.add(event, path, verb) || window.count() <= limit {
             return;
         }
-        let count = window.removed.len();
+        let count = window.count();
         let common = common_folder(window.removed.iter().map(|(_, path)| path.as_str()));
         let seconds = window.span_ns(event.time_ns) / 1_000_000_000;
         let exe = world
@@ -165,7 +174,30 @@ impl MassDeletion {
             (&mut budgets.outside, limits.max_files)
         };
         window.forget(now_ns.saturating_sub(length_ns));
-        limit.saturating_sub(window.removed.len() as u64)
+        limit.saturating_sub(window.count())
+    }
+
+    /// What an agent has removed by now of what counts still, for who watches it next.
+    pub fn removed(&mut self, agent: u32, now_ns: u64, policy: &Policy) -> Carried {
+        let limits = &policy.detectors.mass_deletion;
+        let length_ns = u64::try_from(limits.window.as_nanos()).unwrap_or(u64::MAX);
+        let Some(budgets) = self.agents.get_mut(&agent) else {
+            return Carried::default();
+        };
+        let of = |window: &mut Window| {
+            window.forget(now_ns.saturating_sub(length_ns));
+            Removed {
+                files: window.count(),
+                last_ns: window
+                    .removed
+                    .back()
+                    .map_or(window.carried.last_ns, |(time, _)| *time),
+            }
+        };
+        Carried {
+            outside: of(&mut budgets.outside),
+            workspace: of(&mut budgets.workspace),
+        }
     }
 }
 
@@ -220,6 +252,9 @@ impl Window {
                 self.paths.remove(&path);
             }
         }
+        if self.carried.last_ns < before_ns {
+            self.carried = Removed::default();
+        }
         self.first.retain(|piece| piece.time_ns >= before_ns);
     }
 
@@ -233,6 +268,10 @@ impl Window {
             self.first.push(evidence(event, format!("{verb} {path}")));
         }
         true
+    }
+
+    fn count(&self) -> u64 {
+        self.carried.files + self.removed.len() as u64
     }
 
     fn span_ns(&self, now_ns: u64) -> u64 {

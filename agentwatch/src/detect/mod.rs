@@ -9,7 +9,7 @@ pub mod reverse_tunnel;
 
 use crate::{
     enrich::{Before, World},
-    event::{Event, ProcessKey},
+    event::{Carried, Event, ProcessKey},
     finding::{Evidence, Severity, Technique},
     policy::Policy,
 };
@@ -93,6 +93,11 @@ impl Detectors {
         policy: &Policy,
     ) -> u64 {
         self.mass_deletion.left(agent, workspace, now_ns, policy)
+    }
+
+    /// What an agent has removed by now of what counts still.
+    pub fn removed(&mut self, agent: u32, now_ns: u64, policy: &Policy) -> Carried {
+        self.mass_deletion.removed(agent, now_ns, policy)
     }
 }
 

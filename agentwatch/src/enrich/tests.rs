@@ -62,6 +62,7 @@ pub fn data(cookie: u64, port: u16, direction: Direction, offset: u64, bytes: &[
 
 pub fn closed(cookie: u64, port: u16) -> Event {
     event(Kind::FlowClose(FlowClose {
+        partial: false,
         endpoint: endpoint(cookie, port),
         bytes_in: 0,
         bytes_out: 0,

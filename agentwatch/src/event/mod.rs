@@ -8,7 +8,7 @@ mod file;
 
 use std::{fmt, net::IpAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     decode::{self, payload::Payload},
@@ -21,7 +21,7 @@ pub use exec::{ENVIRONMENT, Exec, ExecMeans};
 pub use file::{Device, File, FileOp, PathSource};
 
 /// A process: its id, and when it started, since ids are used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessKey {
     /// Process id in the initial pid namespace.
     pub pid: u32,
@@ -121,6 +121,8 @@ pub enum Kind {
     Agent(Box<AgentInfo>),
     /// What was sent and lost so far.
     Tally(Box<Tally>),
+    /// What it has removed of its deletion budget already: it was watched before.
+    Carried(Carried),
 }
 
 impl Kind {
@@ -148,6 +150,7 @@ impl Kind {
             Self::Seed(_) => "seed",
             Self::Agent(_) => "agent",
             Self::Tally(_) => "tally",
+            Self::Carried(_) => "carried",
         }
     }
 
@@ -398,6 +401,8 @@ pub struct FlowClose {
     pub established: bool,
     /// It is open still, at the end of the watching.
     pub alive: bool,
+    /// The bytes of the first moment were not counted: there may have been more.
+    pub partial: bool,
 }
 
 impl Kind {
@@ -490,4 +495,22 @@ impl Tally {
     pub fn lost_total(&self) -> u64 {
         self.lost.iter().map(|(_, n)| n).sum()
     }
+}
+
+/// What an agent has removed of its deletion budget, and when the last of it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Outside its workspace.
+    pub outside: Removed,
+    /// Inside.
+    pub workspace: Removed,
+}
+
+/// A number of files that were removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// How many.
+    pub files: u64,
+    /// When the last of them was, `CLOCK_BOOTTIME` nanoseconds.
+    pub last_ns: u64,
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{Plan, sums::Latency, wall_offset_ns, watch::Stream};
 use crate::{
@@ -36,7 +37,7 @@ pub struct Outputs {
 }
 
 /// How it is with an agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is or is not so, whatever the others are"
@@ -157,7 +158,8 @@ impl Counts {
         self.latency.observe(took_us);
     }
 
-    fn observe(&mut self, event: &Event) {
+    /// Takes an event in.
+    pub fn observe(&mut self, event: &Event) {
         if !matches!(event.kind, Kind::Agent(_) | Kind::Tally(_)) {
             *self.kinds.entry(event.kind.name()).or_default() += 1;
         }
@@ -202,6 +204,8 @@ pub struct Agent {
     pub policy_source: Arc<str>,
     /// The folder that is its own to change.
     pub workspace: Option<String>,
+    /// The `agentwatch run` that starts its command.
+    pub runner: Option<ProcessKey>,
     cgroup: AgentCgroup,
     not_stored_told: bool,
 }
@@ -216,6 +220,7 @@ impl Agent {
             policy_source,
             homes: _,
             found_by,
+            runner,
         } = plan;
         Self {
             number,
@@ -231,6 +236,7 @@ impl Agent {
             policy_source: policy_source.into(),
             workspace: workspace
                 .map(|folder| crate::text::escape(folder.as_os_str().as_encoded_bytes())),
+            runner,
             cgroup,
             not_stored_told: false,
         }
@@ -254,8 +260,8 @@ impl Agent {
             wall_offset_ns(),
         );
         let mut records = vec![own];
-        if matches!(self.found_by, FoundBy::Run { .. }) {
-            records.extend(seed::ancestors(self.number, std::process::id(), now));
+        if let Some(runner) = self.runner {
+            records.extend(seed::ancestors(self.number, runner.pid, now));
         }
         records
     }
@@ -413,7 +419,10 @@ impl Means for Outlet<'_> {
 
 /// An event as a row. What tells of the agent itself is none.
 pub fn row_of(event: &Event, world: &World) -> Option<Row> {
-    if matches!(event.kind, Kind::Agent(_) | Kind::Tally(_)) {
+    if matches!(
+        event.kind,
+        Kind::Agent(_) | Kind::Tally(_) | Kind::Carried(_)
+    ) {
         return None;
     }
     let agent = world.agent(event.agent);

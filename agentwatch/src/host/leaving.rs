@@ -11,7 +11,7 @@ use crate::{
     event::Tally,
     finding::Finding,
     probe::deny,
-    respond,
+    respond::{self, cgroup::AgentCgroup},
     source::{header, record},
 };
 
@@ -70,6 +70,9 @@ impl Host {
         for number in agents {
             let tally = Tally::from(&self.source.tally(*number));
             if let Some(agent) = self.agents.remove(number) {
+                if let Some(stream) = &agent.outputs.stream {
+                    stream.gone(&agent.name);
+                }
                 self.past.add(&agent, &tally);
                 ended.push(end(agent, tally));
             }
@@ -79,7 +82,17 @@ impl Host {
         }
         self.source.forget(agents);
         self.gone += ended.len() as u64;
+        self.spare_only_some();
         Ok(ended)
+    }
+
+    /// Of those that are named to the kernel as nobody's prey, the ones stay that still have an agent.
+    pub(super) fn spare_only_some(&mut self) {
+        if let Some(probe) = &mut self.probe {
+            let with_runner = self.agents.values().filter(|agent| agent.runner.is_some());
+            let cgroups = with_runner.map(Agent::cgroup);
+            probe.spare_only(cgroups.flat_map(AgentCgroup::protected));
+        }
     }
 
     /// Ends the watching of agents whose cgroup was removed and of which no process is left.

@@ -6,6 +6,8 @@
 
 mod agent;
 mod leaving;
+mod recall;
+mod reload;
 pub mod sums;
 pub mod watch;
 
@@ -26,6 +28,7 @@ pub use leaving::Ended;
 
 use crate::{
     api::model::FoundBy,
+    event::ProcessKey,
     policy::{Enforcement, Mode, Policy, Prefilter},
     probe::{KernelLog, Options, Probe, borrowed::News, gauge::Gauge, seed},
     respond::{self, cgroup::AgentCgroup},
@@ -53,6 +56,8 @@ pub struct Plan {
     pub homes: Vec<PathBuf>,
     /// How it was found.
     pub found_by: FoundBy,
+    /// The `agentwatch run` that starts its command.
+    pub runner: Option<ProcessKey>,
 }
 
 /// Says which new cgroups are agents, and takes what is left of those that end.
@@ -81,6 +86,8 @@ pub struct Host {
     share: Option<[u64; 2]>,
     /// Policies whose sensitive files the kernel knows.
     known: Vec<Arc<Policy>>,
+    /// Every open for reading is sent.
+    all_reads: bool,
     batch: Vec<Bytes>,
     /// Records of agents that nobody has introduced yet: a bulk record may be read before the urgent
     /// one that says whose cgroup it is.
@@ -128,6 +135,7 @@ impl Host {
             door: None,
             share: None,
             known: Vec::new(),
+            all_reads: options.send_all_reads,
             batch: Vec::new(),
             held: Vec::new(),
             unknown: HashSet::new(),
@@ -197,6 +205,7 @@ impl Host {
                 let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
             }
             self.source.forget(&agents);
+            self.spare_only_some();
         }
         added.map(|()| number)
     }
@@ -205,6 +214,10 @@ impl Host {
         let share = self.share;
         self.know(&plan.policy, &plan.homes)?;
         let probe = self.probe.as_mut().context("the watching has ended")?;
+        // Before anything is tagged.
+        if plan.runner.is_some() {
+            probe.spare(plan.cgroup.protected());
+        }
         let (workspace, homes) = (plan.workspace.clone(), plan.homes.clone());
         let mut agent = Agent::new(number, plan, outputs);
         let mut records = agent.introduction(workspace.as_deref());
@@ -216,9 +229,7 @@ impl Host {
             probe.budget(number, &limits, workspace)?;
         }
         probe.thin(number, agent.pipeline.policy().events.thin)?;
-        if agent.pipeline.defends() {
-            probe.defend(number)?;
-        }
+        probe.defend(number, agent.pipeline.defends())?;
         // A cgroup that was removed before its first record was read: what happened in it is in the
         // records still.
         if agent.cgroup().path().exists() {
@@ -299,12 +310,18 @@ impl Host {
         }
     }
 
-    /// What this process has of sockets will be an agent's: to be said before it is started.
+    /// What an agent's runner has of sockets will be the agent's: to be said before that is started.
     pub fn pass_on_sockets(&mut self, number: u32) {
-        let passed = self.probe.as_mut().map(|probe| probe.passed_on(number));
-        let refused = passed.and_then(Result::err);
-        if let Some(agent) = self.agents.get_mut(&number) {
-            agent.say_not_followed(refused.map(|error| format!("{error:#}")));
+        let Some((probe, agent)) = self.probe.as_mut().zip(self.agents.get_mut(&number)) else {
+            return;
+        };
+        let passed = match agent.runner {
+            Some(runner) if runner.pid == std::process::id() => probe.passed_on(number),
+            Some(runner) => probe.passed_on_by(number, runner.pid),
+            None => Ok(()),
+        };
+        if let Err(error) = passed {
+            agent.say_not_followed(Some(format!("{error:#}")));
         }
     }
 
@@ -447,7 +464,7 @@ impl Host {
     }
 
     /// An agent's processes that are alive, in its cgroup or not.
-    pub fn members(&self, number: u32) -> Vec<crate::event::ProcessKey> {
+    pub fn members(&self, number: u32) -> Vec<ProcessKey> {
         agent::members(self.probe.as_ref(), number)
     }
 
@@ -524,7 +541,14 @@ fn take_in_members(probe: &mut Probe, agent: &Agent, records: &mut Vec<Bytes>) -
                 agent: number,
                 ppid: stat.ppid,
             };
-            if probe.tag(pid, task)? {
+            if !probe.tag(pid, task)? {
+                continue;
+            }
+            let still = seed::stat(pid).filter(|now| now.start_ns == stat.start_ns);
+            if still.is_none_or(|now| now.is_ending) {
+                // The kernel takes a tag away when the process ends, which may have been before it had one.
+                probe.forget_process(pid)?;
+            } else {
                 records.extend(seed::seed(number, pid, true, respond::now_ns()));
             }
         }

@@ -33,13 +33,24 @@ pub enum Item {
     Event(Box<Row>),
     /// A finding.
     Finding(Box<Finding>),
+    /// The watching of the agent of this name has ended.
+    Gone(String),
+}
+
+/// How many read the stream.
+#[derive(Default)]
+pub struct Readers {
+    /// All of them: 0, and nothing is sent.
+    pub all: AtomicUsize,
+    /// Those that want events too, of which there are many.
+    pub of_events: AtomicUsize,
 }
 
 /// Where items go in, while somebody reads them.
 #[derive(Clone)]
 pub struct Stream {
     to: mpsc::Sender<Item>,
-    readers: Arc<AtomicUsize>,
+    readers: Arc<Readers>,
     missed: Arc<AtomicU64>,
 }
 
@@ -47,8 +58,8 @@ pub struct Stream {
 pub struct StreamEnd {
     /// The items.
     pub from: mpsc::Receiver<Item>,
-    /// How many read them: 0, and none is sent.
-    pub readers: Arc<AtomicUsize>,
+    /// How many read them.
+    pub readers: Arc<Readers>,
     /// Items for which there was no room.
     pub missed: Arc<AtomicU64>,
 }
@@ -57,7 +68,7 @@ impl Stream {
     /// Both ends.
     pub fn new() -> (Self, StreamEnd) {
         let (to, from) = mpsc::channel(STREAM);
-        let readers = Arc::new(AtomicUsize::new(0));
+        let readers = Arc::new(Readers::default());
         let missed = Arc::new(AtomicU64::new(0));
         let end = StreamEnd {
             from,
@@ -74,17 +85,24 @@ impl Stream {
         )
     }
 
-    /// Sends an event, if anybody reads.
+    /// Sends an event, if anybody reads events.
     pub fn event(&self, row: &Row) {
-        if self.readers.load(Ordering::Relaxed) > 0 {
+        if self.readers.of_events.load(Ordering::Relaxed) > 0 {
             self.send(Item::Event(Box::new(row.clone())));
         }
     }
 
-    /// Sends a finding, likewise.
+    /// Sends a finding, if anybody reads.
     pub fn finding(&self, finding: &Finding) {
-        if self.readers.load(Ordering::Relaxed) > 0 {
+        if self.readers.all.load(Ordering::Relaxed) > 0 {
             self.send(Item::Finding(Box::new(finding.clone())));
+        }
+    }
+
+    /// Says that an agent's watching has ended, likewise: the last of it.
+    pub fn gone(&self, agent: &str) {
+        if self.readers.all.load(Ordering::Relaxed) > 0 {
+            self.send(Item::Gone(agent.to_owned()));
         }
     }
 

@@ -61,6 +61,9 @@ pub struct Policy {
     /// Whether actions are taken.
     #[serde(default)]
     pub mode: Mode,
+    /// How the daemon leaves an agent when it is stopped.
+    #[serde(default)]
+    pub on_stop: OnStop,
     /// Where an agent may connect to.
     #[serde(default)]
     pub destinations: Destinations,
@@ -124,6 +127,19 @@ pub enum Mode {
     Enforce,
     /// They are not: findings say what would have been done.
     Observe,
+}
+
+/// How the daemon leaves an agent when it is stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStop {
+    /// As it is: it goes on, and nobody watches.
+    #[default]
+    Leave,
+    /// None of its processes runs until a daemon watches it again.
+    Freeze,
+    /// All its processes are ended.
+    Kill,
 }
 
 /// Which events are told, and how.

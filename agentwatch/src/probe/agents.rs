@@ -32,11 +32,18 @@ const NO_EXIST: u64 = 1;
 
 /// Programs that are attached to the cgroups of agents: detached when they are dropped.
 #[derive(Default)]
-pub(super) struct Links(Map<u32, Vec<Box<dyn Any>>>);
+pub(super) struct Links(Map<u32, Map<String, Box<dyn Any>>>);
 
 impl Links {
-    pub(super) fn add(&mut self, agent: u32, link: impl Any) {
-        self.0.entry(agent).or_default().push(Box::new(link));
+    fn add(&mut self, agent: u32, program: &str, link: Box<dyn Any>) {
+        let links = self.0.entry(agent).or_default();
+        links.insert(program.to_owned(), link);
+    }
+
+    fn has(&self, agent: u32, program: &str) -> bool {
+        self.0
+            .get(&agent)
+            .is_some_and(|links| links.contains_key(program))
     }
 }
 
@@ -57,13 +64,16 @@ impl Probe {
         self.tag_cgroup(agent, id).context("cannot tag the cgroup")
     }
 
-    /// Attaches a program to an agent's cgroup.
+    /// Attaches a program to an agent's cgroup, once.
     pub(super) fn attach_to(
         &mut self,
         agent: u32,
         name: &str,
         folder: &File,
     ) -> Result<(), ProgramError> {
+        if self.links.has(agent, name) {
+            return Ok(());
+        }
         let (fd, mode) = (folder.as_fd(), CgroupAttachMode::Single);
         // The links are ours and not the program's: an agent's go when it goes.
         let link: Box<dyn Any> = match self.program(name)? {
@@ -98,7 +108,7 @@ impl Probe {
             }
             _ => return Err(ProgramError::UnexpectedProgramType),
         };
-        self.links.add(agent, link);
+        self.links.add(agent, name, link);
         Ok(())
     }
 
@@ -138,6 +148,18 @@ impl Probe {
             Err(_) if tasks.get(&pid, 0).is_ok() => Ok(false),
             Err(error) => Err(error).context("cannot tag a process"),
         }
+    }
+
+    /// Takes away the tag of a process that has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the map is missing.
+    pub fn forget_process(&mut self, pid: u32) -> Result<()> {
+        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+        // The kernel may have done it.
+        let _ = tasks.remove(&pid);
+        Ok(())
     }
 
     /// The process ids that carry an agent's tag.
@@ -246,7 +268,12 @@ impl Probe {
         Ok(())
     }
 
-    fn forget_denials(&mut self, agents: &HashSet<u32>) -> Result<()> {
+    /// Takes back what the policies of agents deny.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn forget_denials(&mut self, agents: &HashSet<u32>) -> Result<()> {
         let of = |agent: u32| agents.contains(&agent);
         let mut enforced: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
         remove(&mut enforced, |agent, _| of(*agent));

@@ -4,11 +4,18 @@
 use std::{
     fs,
     mem::offset_of,
-    os::fd::{AsRawFd as _, RawFd},
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
     path::Path,
+    time::{Duration, Instant},
 };
 
-use agentwatch_common::{Header, flow::Borrowed, kind, process::CgroupMove, tag::Task};
+use agentwatch_common::{
+    Header,
+    flow::{Borrowed, COUNTING},
+    kind,
+    process::CgroupMove,
+    tag::Task,
+};
 use anyhow::{Context as _, Result};
 use aya::{
     maps::HashMap,
@@ -20,10 +27,21 @@ use rustix::{
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
-use super::{Probe, explain, parallel};
+use super::{Capability, Probe, explain, hooks, parallel, tiers::Tier};
 
 /// Most descriptors of a process that are looked at.
 const DESCRIPTORS: usize = 4096;
+
+/// How often it is looked whether UDP sockets are closed.
+const LOOK: Duration = Duration::from_secs(1);
+
+const IPPROTO_UDP: u8 = 17;
+
+/// The programs that count what goes through UDP sockets, and their tracepoints.
+const LENGTHS: [(&str, &str); 2] = [
+    ("socket_sent", "sock_send_length"),
+    ("socket_got", "sock_recv_length"),
+];
 
 /// The programs that are run from here.
 const RUN: [&str; 2] = ["socket_inherited", "socket_ask"];
@@ -67,11 +85,26 @@ impl News {
 }
 
 /// The sockets that are followed, and whether they are.
-#[derive(Default)]
 pub(super) struct Following {
     attached: bool,
+    /// Whether the kernel tells how much goes through UDP sockets.
+    lengths: bool,
+    /// When the UDP ones were looked at: nothing tells that one is closed.
+    looked: Instant,
     /// Why they are not, said once.
     refused: Option<String>,
+}
+
+impl Following {
+    /// Of none so far.
+    pub(super) fn new(lengths: bool) -> Self {
+        Self {
+            attached: false,
+            lengths,
+            looked: Instant::now(),
+            refused: None,
+        }
+    }
 }
 
 impl Probe {
@@ -86,6 +119,11 @@ impl Probe {
         let mut done = moved(self);
         if news.received {
             done = done.and_then(|()| self.attach_socket_state());
+        }
+        if self.following.attached && self.following.looked.elapsed() > LOOK {
+            self.following.looked = Instant::now();
+            done =
+                done.and_then(|()| self.ask(|socket| socket.endpoint.proto == IPPROTO_UDP, false));
         }
         let error = format!("{:#}", done.err()?);
         let first = self.following.refused.is_none();
@@ -111,6 +149,25 @@ impl Probe {
         Ok(())
     }
 
+    /// The same, of another process that will start the agent.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not run its programs.
+    pub fn passed_on_by(&mut self, agent: u32, pid: u32) -> Result<()> {
+        let Some(process) = descriptor(pid) else {
+            return Ok(()); // gone
+        };
+        for fd in sockets(Path::new(&format!("/proc/{pid}/fd"))) {
+            let kept = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"))
+                .is_ok_and(|info| outlives_exec(&info));
+            if kept && let Ok(own) = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
+                self.take_down(own.as_raw_fd(), agent, 0, None)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes down the sockets that a process has, where others made them.
     ///
     /// # Errors
@@ -123,9 +180,7 @@ impl Probe {
         }
         let tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
         let task = tasks.get(&pid, 0).ok();
-        let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let Some(process) = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-        else {
+        let Some(process) = descriptor(pid) else {
             return Ok(()); // gone
         };
         for fd in found {
@@ -167,8 +222,42 @@ impl Probe {
         self.attach_raw("socket_state", "inet_sock_set_state")
             .map_err(|error| explain(&error))
             .context("cannot be told when sockets are closed")?;
+        if self.following.lengths {
+            for (name, tracepoint) in LENGTHS {
+                self.attach_raw(name, tracepoint)
+                    .map_err(|error| explain(&error))
+                    .context("cannot count what goes through UDP sockets")?;
+            }
+            let mut map: HashMap<_, u64, Borrowed> = self.map("BORROWED")?.try_into()?;
+            map.insert(COUNTING, Borrowed::NONE, 0)
+                .context("cannot note that UDP sockets are counted")?;
+        }
         self.following.attached = true;
-        self.ask(None)
+        self.ask(|_| true, false)
+    }
+
+    /// Tries what there is for such sockets, and writes down how that went.
+    pub fn try_following(&mut self) {
+        let gives = hooks::BORROWED;
+        let tier = Tier::Tracepoint;
+        let missing = self
+            .attach_socket_state()
+            .err()
+            .map(|error| format!("{error:#}"));
+        let udp = match (&missing, self.following.lengths) {
+            (None, false) => Some(hooks::NO_LENGTHS.to_owned()),
+            _ => missing.clone(),
+        };
+        for (hook, missing) in [("inet_sock_set_state", missing), ("sock_send_length", udp)] {
+            self.capabilities.push(Capability {
+                hook: format!("raw tracepoint {hook}"),
+                tier,
+                gives: gives.to_owned(),
+                required: false,
+                missing,
+                lower: None,
+            });
+        }
     }
 
     /// Has the kernel tell what it knows of an agent's borrowed sockets, as the watching ends.
@@ -178,17 +267,17 @@ impl Probe {
     /// When the kernel does not run its programs.
     pub fn give_up_sockets(&mut self, agent: u32) -> Result<()> {
         if self.following.attached {
-            self.ask(Some(agent))?;
+            self.ask(|socket| socket.agent == agent, true)?;
         }
         Ok(())
     }
 
-    fn ask(&mut self, ends: Option<u32>) -> Result<()> {
+    fn ask(&mut self, which: impl Fn(&Borrowed) -> bool, ends: bool) -> Result<()> {
         let map: HashMap<_, u64, Borrowed> = self.map("BORROWED")?.try_into()?;
         let sockets: Vec<(u64, Borrowed)> = map.iter().filter_map(Result::ok).collect();
         for (sk, borrowed) in sockets {
-            if ends.is_none_or(|agent| agent == borrowed.agent) {
-                self.run("socket_ask", &[sk, u64::from(ends.is_some())])?;
+            if sk != COUNTING && which(&borrowed) {
+                self.run("socket_ask", &[sk, u64::from(ends)])?;
             }
         }
         Ok(())
@@ -206,6 +295,19 @@ impl Probe {
             .with_context(|| format!("cannot run the kernel program {name}"))?;
         Ok(())
     }
+}
+
+/// A process's descriptor.
+fn descriptor(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Whether a descriptor is not closed by execve: its flags as `proc_pid_fdinfo(5)` has them, in octal.
+fn outlives_exec(info: &str) -> bool {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & libc::O_CLOEXEC == 0)
 }
 
 /// The descriptors of a process that are sockets, as their links say: `socket:[NUMBER]`.

@@ -39,6 +39,17 @@ impl Probe {
             .context("cannot give the agent its deletion budget")
     }
 
+    /// Takes an agent's budget away: its policy has none any more.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn no_budget(&mut self, agent: u32) -> Result<()> {
+        let mut budgets: HashMap<_, u32, Budget> = self.map("BUDGETS")?.try_into()?;
+        let _ = budgets.remove(&agent);
+        Ok(())
+    }
+
     /// Has the security modules ask before a file is gone.
     ///
     /// # Errors
@@ -49,6 +60,21 @@ impl Probe {
             self.hold_lsm(program, hook, true)?;
         }
         Ok(())
+    }
+
+    /// Sets what is left of an agent's budget, outside its workspace and inside, for a window that begins now.
+    ///
+    /// # Errors
+    ///
+    /// When the agent has none.
+    pub fn spent(&mut self, agent: u32, left: [u64; 2], now_ns: u64) -> Result<()> {
+        let mut budgets: HashMap<_, u32, Budget> = self.map("BUDGETS")?.try_into()?;
+        let mut budget = budgets.get(&agent, 0)?;
+        for (at, left) in [place::OUTSIDE, place::WORKSPACE].into_iter().zip(left) {
+            budget.left[at] = count(left);
+            budget.since_ns[at] = now_ns;
+        }
+        Ok(budgets.insert(agent, budget, 0)?)
     }
 
     /// Sets what is left of an agent's budget, at one of its places.

@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf,
     maps::{
-        Array, HashMap,
+        Array, HashMap, MapData,
         lpm_trie::{Key, LpmTrie},
     },
     programs::{Program, ProgramError},
@@ -355,9 +355,16 @@ impl Probe {
     }
 
     /// Names the processes that no agent may have, before anything is tagged.
-    pub(super) fn name_protected(&mut self) -> Result<()> {
-        let mut map: HashMap<_, u32, tag::Protected> = self.map("PROTECTED")?.try_into()?;
-        for Protected { process, .. } in protected::list() {
+    pub(super) fn name_protected(&mut self) {
+        self.spare(&protected::known());
+    }
+
+    /// Names processes that no agent may have.
+    pub fn spare(&mut self, list: &[Protected]) {
+        let Ok(mut map) = self.protected() else {
+            return;
+        };
+        for Protected { process, .. } in list {
             let protected = tag::Protected {
                 start_ticks: process.start_ns / tag::Protected::TICK_NS,
                 own: u64::from(process.pid == std::process::id()),
@@ -367,16 +374,41 @@ impl Probe {
                 break;
             }
         }
-        Ok(())
     }
 
-    /// Has the kernel kill a process of an agent that moves one of those into a cgroup of the agent's.
+    /// Takes back the names of all but those of agentwatch itself and these.
+    pub fn spare_only<'a>(&mut self, list: impl Iterator<Item = &'a Protected>) {
+        let mut stay: HashSet<u32> = list.map(|one| one.process.pid).collect();
+        stay.extend(protected::known().iter().map(|one| one.process.pid));
+        let Ok(mut map) = self.protected() else {
+            return;
+        };
+        let gone: Vec<u32> = map
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|pid| !stay.contains(pid))
+            .collect();
+        for pid in gone {
+            let _ = map.remove(&pid);
+        }
+    }
+
+    fn protected(&mut self) -> Result<HashMap<&mut MapData, u32, tag::Protected>> {
+        Ok(self.map("PROTECTED")?.try_into()?)
+    }
+
+    /// Has the kernel kill, or not, a process of an agent that moves one of those into a cgroup of the agent's.
     ///
     /// # Errors
     ///
     /// When there are too many agents.
-    pub fn defend(&mut self, agent: u32) -> Result<()> {
+    pub fn defend(&mut self, agent: u32, defends: bool) -> Result<()> {
         let mut map: HashMap<_, u32, u8> = self.map("DEFENDED")?.try_into()?;
+        if !defends {
+            // It is not there unless the policy was another one before.
+            let _ = map.remove(&agent);
+            return Ok(());
+        }
         map.insert(agent, 1, 0)
             .context("too many agents: at most 1024")
     }

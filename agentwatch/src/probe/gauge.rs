@@ -149,6 +149,11 @@ impl Gauge {
         self.tasks.iter().filter_map(Result::ok).collect()
     }
 
+    /// The agent whose process this is.
+    pub fn agent_of(&self, pid: u32) -> Option<u32> {
+        self.tasks.get(&pid, 0).ok().map(|task| task.agent)
+    }
+
     /// Every flow that is open.
     pub fn flows(&self) -> Vec<(FlowKey, FlowState)> {
         self.flows.iter().filter_map(Result::ok).collect()

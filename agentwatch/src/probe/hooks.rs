@@ -159,6 +159,13 @@ const EXIT: &str = "sys_exit_";
 /// What the names of tracepoints at the entry of system calls begin with.
 pub const ENTER: &str = "sys_enter_";
 
+/// What `doctor` says of the programs for sockets that an agent uses and did not make.
+pub const BORROWED: &str = "bytes of sockets that others made";
+
+/// Why those of UDP are not known.
+pub const NO_LENGTHS: &str =
+    "this kernel does not tell how much goes through UDP sockets (since 6.3)";
+
 /// What `doctor` says of the tracepoints of io_uring.
 pub const URING: &str = "files and connections through io_uring";
 

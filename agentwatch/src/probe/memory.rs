@@ -128,6 +128,7 @@ fn data(map: &Map) -> Result<&MapData> {
         | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
         | Map::PerCpuHashMap(data)
+        | Map::ProgramArray(data)
         | Map::RingBuf(data) => Ok(data),
         _ => Err(anyhow!("a map of a sort that is not known here")),
     }

@@ -126,13 +126,13 @@ impl Probe {
             ebpf,
             capabilities: Vec::new(),
             lsm: deny::LsmState::new(btf, options.tier),
-            following: borrowed::Following::default(),
+            following: borrowed::Following::new(layout.sock_lengths),
             links: agents::Links::default(),
             functions: Vec::new(),
             args_at_exit: args_at_exit(&layout),
         };
         probe.fill_syscalls()?;
-        probe.name_protected()?;
+        probe.name_protected();
         let paths = probe.attach_trampolines(options.tier);
         let functions = probe.choose_functions(&layout, options.tier);
         probe.verify(paths.is_ok(), functions.is_ok());
@@ -250,6 +250,7 @@ fn open(options: &Options) -> Result<(Ebpf, Layout, Option<Arc<Btf>>)> {
     let config = Config {
         send_all_reads: u32::from(options.send_all_reads),
         uring_cqe: u32::from(layout.uring_cqe),
+        sock_lengths: u32::from(layout.sock_lengths),
         args_at_exit: u32::from(args_at_exit(&layout)),
         device_process: u32::from(device_process()),
         ..Config::DEFAULT

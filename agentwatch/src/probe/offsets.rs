@@ -33,6 +33,8 @@ pub struct Layout {
     pub uring_submit: Option<&'static str>,
     /// Whether the tracepoint at its end passes the `struct io_uring_cqe`.
     pub uring_cqe: bool,
+    /// Whether tracepoints tell how much goes through a socket.
+    pub sock_lengths: bool,
     /// The functions that do system calls: the call's name, and the function's id in the BTF. Some kernels
     /// have two, with names for the argument that differ.
     pub functions: HashMap<String, Vec<u32>>,
@@ -89,10 +91,12 @@ pub fn read(path: &Path) -> Result<Layout> {
             .into_iter()
             .find(|name| passes(&types, name, 1, "io_kiocb"));
         let uring_cqe = passes(&types, "io_uring_complete", 3, "io_uring_cqe");
+        let sock_lengths = passes(&types, "sock_send_length", 1, "sock");
         Ok(Layout {
             offsets,
             uring_submit,
             uring_cqe,
+            sock_lengths,
             functions: functions(&types),
         })
     } else {

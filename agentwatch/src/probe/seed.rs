@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use agentwatch_common::{
+    budget::place,
     header::COMM_LEN,
     kind,
     process::{AgentInfo, Seed},
@@ -10,7 +11,7 @@ use agentwatch_common::{
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    event::ProcessKey,
+    event::{Carried, ProcessKey},
     source::{header, record},
     text::escape,
 };
@@ -18,6 +19,8 @@ use crate::{
 /// The start time in `/proc/PID/stat` is in ticks of this length: `USER_HZ` is 100 wherever Linux
 /// has BPF (`proc_pid_stat(5)`, `include/asm-generic/param.h`).
 const TICK_NS: u64 = 10_000_000;
+/// `PF_EXITING` of include/linux/sched.h.
+const PF_EXITING: u64 = 4;
 /// What is sent of a string of `/proc`.
 const TEXT_MAX: usize = 4096;
 /// What is sent of the arguments of a process that is not the agent's: enough to know it by. They may
@@ -35,6 +38,8 @@ pub struct Stat {
     pub start_ns: u64,
     /// Processor time so far, user and system, microseconds.
     pub cpu_us: u64,
+    /// Its last thread is ending.
+    pub is_ending: bool,
 }
 
 /// What `/proc` says of a process, for who looks on. What it does not say is empty.
@@ -78,14 +83,17 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     let ppid = fields.nth(1)?.parse().ok()?;
-    // Fields 14, 15 and 22 of proc_pid_stat(5).
-    let user: u64 = fields.nth(9)?.parse().ok()?;
+    // Fields 9, 14, 15, 20 and 22 of proc_pid_stat(5).
+    let flags: u64 = fields.nth(4)?.parse().ok()?;
+    let user: u64 = fields.nth(4)?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    let ticks: u64 = fields.nth(6)?.parse().ok()?;
+    let threads: i64 = fields.nth(4)?.parse().ok()?;
+    let ticks: u64 = fields.nth(1)?.parse().ok()?;
     Some(Stat {
         comm,
         ppid,
         start_ns: ticks.checked_mul(TICK_NS)?,
+        is_ending: flags & PF_EXITING != 0 && threads <= 1,
         cpu_us: user.saturating_add(system).saturating_mul(TICK_NS / 1000),
     })
 }
@@ -194,6 +202,21 @@ pub fn agent(
     )
 }
 
+/// The record of what an agent has removed already.
+pub fn carried(number: u32, carried: &Carried, time_ns: u64) -> Bytes {
+    let (mut removed, mut last_ns) = ([0; 2], [0; 2]);
+    for (at, of) in [
+        (place::OUTSIDE, carried.outside),
+        (place::WORKSPACE, carried.workspace),
+    ] {
+        removed[at] = of.files;
+        last_ns[at] = of.last_ns;
+    }
+    let payload = agentwatch_common::budget::Carried { removed, last_ns };
+    let head = header(kind::CARRIED, number, 0, 0, time_ns);
+    record(&mut BytesMut::new(), head, &payload, &[])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +229,9 @@ mod tests {
         assert_eq!(stat.ppid, 7);
         assert_eq!(stat.start_ns, 12_340_000_000);
         assert_eq!(stat.cpu_us, 30_000);
+        assert!(!stat.is_ending);
+        let text = b"42 (a) Z 7 1 1 0 -1 4194316 0 0 0 0 1 2 3 4 20 0 1 0 1234 0 0";
+        assert!(parse_stat(text).unwrap().is_ending);
         assert_eq!(parse_stat(b"42 (x"), None);
         assert_eq!(parse_stat(b""), None);
     }

@@ -8,8 +8,9 @@ use std::{
 };
 
 use rustix::termios::{LocalModes, tcgetattr};
+use serde::Deserialize;
 
-use crate::finding::{Action, Finding, Response, Severity};
+use crate::finding::{Action, Finding, ProcessInfo, Response, Severity};
 
 /// How findings are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Notices {
     /// Where to, instead of standard error.
     file: Option<File>,
     held: Vec<String>,
+    /// The agent's name, where all but findings goes to the daemon's log.
+    log: Option<String>,
 }
 
 impl Notices {
@@ -38,17 +41,69 @@ impl Notices {
             format,
             file,
             held: Vec::new(),
+            log: None,
+        }
+    }
+
+    /// Writes findings to standard error, and all else of an agent to the log.
+    pub fn beside_log(format: Format, agent: &str) -> Self {
+        Self {
+            log: Some(agent.to_owned()),
+            ..Self::new(format, None)
         }
     }
 
     /// Shows a finding, now or when the command has given the screen back.
     pub fn finding(&mut self, finding: &Finding) {
-        if finding.response.taken == Action::Log {
+        let Finding {
+            id,
+            severity,
+            detector,
+            message,
+            process,
+            ancestry,
+            response,
+            ..
+        } = finding;
+        let shown = Shown {
+            id,
+            severity: *severity,
+            detector,
+            message,
+            process,
+            ancestry,
+            response,
+        };
+        self.show(&shown, || serde_json::to_string(finding));
+    }
+
+    /// Shows a finding of which somebody else told: its JSON, in a line.
+    ///
+    /// # Errors
+    ///
+    /// When it is none.
+    pub fn told(&mut self, json: &str) -> serde_json::Result<Response> {
+        let told: Told = serde_json::from_str(json)?;
+        let shown = Shown {
+            id: &told.id,
+            severity: told.severity,
+            detector: &told.detector,
+            message: &told.message,
+            process: &told.process,
+            ancestry: &told.ancestry,
+            response: &told.response,
+        };
+        self.show(&shown, || Ok(json.to_owned()));
+        Ok(told.response)
+    }
+
+    fn show(&mut self, shown: &Shown<'_>, json: impl FnOnce() -> serde_json::Result<String>) {
+        if shown.response.taken == Action::Log {
             return;
         }
         let text = match self.format {
-            Format::Text { colour } => text(finding, colour),
-            Format::Json => match serde_json::to_string(finding) {
+            Format::Text { colour } => text(shown, colour),
+            Format::Json => match json() {
                 Ok(json) => json + "\n",
                 Err(error) => format!("agentwatch: cannot write a finding as JSON: {error}\n"),
             },
@@ -75,6 +130,11 @@ impl Notices {
 
     /// Writes something else to the same place.
     pub fn write(&mut self, text: &str) {
+        if let Some(agent) = &self.log {
+            let text = text.strip_prefix("agentwatch: ").unwrap_or(text);
+            tracing::warn!(agent, "{}", text.trim_end());
+            return;
+        }
         self.held.push(text.to_owned());
         self.flush();
     }
@@ -83,6 +143,29 @@ impl Notices {
     pub fn format(&self) -> Format {
         self.format
     }
+}
+
+/// What is shown of a finding.
+struct Shown<'a> {
+    id: &'a str,
+    severity: Severity,
+    detector: &'a str,
+    message: &'a str,
+    process: &'a ProcessInfo,
+    ancestry: &'a [ProcessInfo],
+    response: &'a Response,
+}
+
+/// The same, read.
+#[derive(Deserialize)]
+struct Told {
+    id: String,
+    severity: Severity,
+    detector: String,
+    message: String,
+    process: ProcessInfo,
+    ancestry: Vec<ProcessInfo>,
+    response: Response,
 }
 
 /// A program that draws its screen itself has switched line editing off: a line of ours would land
@@ -95,7 +178,7 @@ fn screen_is_taken() -> bool {
 }
 
 /// A finding in a few lines.
-fn text(finding: &Finding, colour: bool) -> String {
+fn text(finding: &Shown<'_>, colour: bool) -> String {
     let (on, off) = match (colour, finding.severity) {
         (false, _) => ("", ""),
         (true, Severity::Critical | Severity::High) => ("\x1b[1;31m", "\x1b[0m"),
@@ -106,7 +189,7 @@ fn text(finding: &Finding, colour: bool) -> String {
         "agentwatch: {on}{} {}{off}: {}\n",
         finding.severity, finding.detector, finding.message
     );
-    let chain: Vec<String> = std::iter::once(&finding.process)
+    let chain: Vec<String> = std::iter::once(finding.process)
         .chain(finding.ancestry.iter().filter(|process| process.member))
         .map(|process| format!("{}({})", program(&process.exe), process.pid))
         .collect();
@@ -114,7 +197,7 @@ fn text(finding: &Finding, colour: bool) -> String {
     let _ = writeln!(
         out,
         "agentwatch:   {}; more: agentwatch findings {}",
-        done(&finding.response),
+        done(finding.response),
         finding.id
     );
     out

@@ -86,6 +86,21 @@ impl AgentCgroup {
         }
     }
 
+    /// The same, where another process of agentwatch's starts what runs in it: that, and what it was started
+    /// by, is not acted upon either.
+    #[must_use]
+    pub fn protecting(self, runner: u32) -> Self {
+        Self {
+            protected: protected::known_and(runner),
+            ..self
+        }
+    }
+
+    /// What is never acted upon.
+    pub fn protected(&self) -> &[Protected] {
+        &self.protected
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -27,8 +27,23 @@ pub fn known() -> Arc<[Protected]> {
 
 /// All of them, agentwatch first, then from parent to parent.
 pub fn list() -> Vec<Protected> {
+    list_from(std::process::id())
+}
+
+/// The same, with another process of agentwatch's, and what that was started by: `agentwatch run`, where a
+/// daemon watches for it.
+pub fn known_and(runner: u32) -> Arc<[Protected]> {
+    let known = known();
+    let more = list_from(runner);
+    let new = more
+        .into_iter()
+        .filter(|one| known.iter().all(|known| known.process != one.process));
+    known.iter().cloned().chain(new).collect()
+}
+
+fn list_from(pid: u32) -> Vec<Protected> {
     let mut found: Vec<Protected> = Vec::new();
-    let mut next = Some(std::process::id());
+    let mut next = Some(pid);
     while let Some(pid) = next {
         if pid == 0 || found.iter().any(|known| known.process.pid == pid) {
             break;

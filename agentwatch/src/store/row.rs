@@ -233,7 +233,7 @@ impl Row {
                 self.detail =
                     Some(json!({"argv": seed.argv, "cwd": seed.cwd, "member": seed.member}).into());
             }
-            Kind::Agent(_) | Kind::Tally(_) => {}
+            Kind::Agent(_) | Kind::Tally(_) | Kind::Carried(_) => {}
         }
     }
 
@@ -249,6 +249,9 @@ impl Row {
         );
         if let Some(origin) = close.origin {
             self.detail()["origin"] = origin.name().into();
+        }
+        if close.partial {
+            self.detail()["partial"] = true.into();
         }
         if let Some(number) = close.retransmits {
             self.detail()["retransmits"] = number.into();

@@ -67,6 +67,7 @@ fn close() -> Kind {
         alive: false,
         retransmits: None,
         origin: None,
+        partial: false,
     })
 }
 

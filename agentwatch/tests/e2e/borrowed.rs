@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::BufReader,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -27,6 +28,8 @@ tests! {
     a_connection_from_before needs "/usr/bin/python3";
     a_listener_from_before needs "/usr/bin/python3";
     what_the_giver_keeps_is_told_at_the_end needs "/usr/bin/python3";
+    datagrams_of_a_socket_from_before needs "/usr/bin/python3";
+    datagrams_of_a_socket_from_a_message needs "/usr/bin/python3";
     flows_alive_at_the_start needs "/usr/bin/python3";
 }
 
@@ -179,6 +182,110 @@ fn what_the_giver_keeps_is_told_at_the_end() -> Result<()> {
     borrowed(&outcome, &format!("127.0.0.1:{port}"), "inherited", (77, 0))?;
     let closes = outcome.events("flow_close")?;
     ensure!(closes[0]["detail"]["alive"] == true, "{closes:#?}");
+    Ok(())
+}
+
+/// Whether this kernel tells how much goes through a UDP socket.
+fn has_lengths() -> bool {
+    let has = Path::new("/sys/kernel/tracing/events/sock/sock_send_length").exists();
+    if !has {
+        eprintln!("skipped: this kernel has no tracepoint sock_send_length (since 6.3)");
+    }
+    has
+}
+
+/// A socket that has a peer, and that the giver goes on to use beside the agent.
+fn datagrams_of_a_socket_from_before() -> Result<()> {
+    if !has_lengths() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let port = port();
+    let outcome = with_descriptor_9(
+        &place,
+        &format!(
+            "r = socket.socket(type=socket.SOCK_DGRAM); r.bind(('127.0.0.1', {port}))\n\
+             s = socket.socket(type=socket.SOCK_DGRAM); s.connect(('127.0.0.1', {port}))\n\
+             s.send(b'before'); r.sendto(b'12345', s.getsockname())"
+        ),
+        "import socket\n\
+         s = socket.socket(fileno=9); s.send(b'x' * 100); s.sendall(b'y' * 11)\n\
+         assert s.recv(9, socket.MSG_PEEK) == b'12345'; assert s.recv(9) == b'12345'; s.detach()",
+    )?;
+    borrowed(
+        &outcome,
+        &format!("127.0.0.1:{port}"),
+        "inherited",
+        (111, 5),
+    )?;
+    let closes = outcome.events("flow_close")?;
+    ensure!(closes[0]["detail"]["alive"] == true, "{closes:#?}");
+    Ok(())
+}
+
+/// Sockets without a peer, of which the agent has the only descriptor: their ends are told while the agent
+/// runs. What goes through the first one may come before it is counted, and the event says so.
+fn datagrams_of_a_socket_from_a_message() -> Result<()> {
+    if !has_lengths() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let (port, own) = (port(), port());
+    let giver = place.text("giver");
+    let mut outside = python(
+        "import array, socket, sys\n\
+         r = socket.socket(type=socket.SOCK_DGRAM); r.bind(('127.0.0.1', int(sys.argv[2])))\n\
+         u = socket.socket(socket.AF_UNIX); u.bind(sys.argv[1]); u.listen(1); c, _ = u.accept()\n\
+         for own in (0, int(sys.argv[3])):\n\
+         \x20   s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('127.0.0.1', own))\n\
+         \x20   rights = array.array('i', [s.fileno()])\n\
+         \x20   c.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]); s.close()\n\
+         data, peer = r.recvfrom(999); assert data == b'q' * 321; r.sendto(b'answer', peer)\n\
+         c.recv(1)",
+        &[&giver, &port.to_string(), &own.to_string()],
+    );
+    let _outside = Background::start(&mut outside)?;
+    until("the giver", || place.path("giver").exists())?;
+    std::thread::sleep(Duration::from_millis(300));
+    let outcome = client(
+        &place,
+        &format!(
+            "import socket, time\n\
+             u = socket.socket(socket.AF_UNIX); u.connect('{giver}')\n\
+             _, first, _, _ = socket.recv_fds(u, 1, 4); time.sleep(1)\n\
+             _, fds, _, _ = socket.recv_fds(u, 1, 4); s = socket.socket(fileno=fds[0])\n\
+             s.sendto(b'q' * 321, ('127.0.0.1', {port})); assert s.recv(99) == b'answer'\n\
+             s.close(); time.sleep(2.5)\n"
+        ),
+    )?;
+    let closes = outcome.events("flow_close")?;
+    ensure!(
+        closes
+            .iter()
+            .filter(|event| event["detail"]["partial"] == true)
+            .count()
+            == 1,
+        "{closes:#?}"
+    );
+    let local = format!("127.0.0.1:{own}");
+    let [close] = &closes
+        .iter()
+        .filter(|event| event["local"] == *local)
+        .collect::<Vec<_>>()[..]
+    else {
+        bail!("not one flow of {local}: {closes:#?}");
+    };
+    ensure!(
+        close["bytes_out"] == 321
+            && close["bytes_in"] == 6
+            && close["detail"]["origin"] == "received",
+        "{close}"
+    );
+    let detail = &close["detail"];
+    ensure!(
+        detail["alive"] != true && detail["partial"].is_null(),
+        "{close}"
+    );
     Ok(())
 }
 

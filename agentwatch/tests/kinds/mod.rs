@@ -196,6 +196,7 @@ pub fn every_kind() -> Vec<Kind> {
             trigger: None,
         })),
         Kind::FlowClose(FlowClose {
+            partial: false,
             endpoint: endpoint(),
             bytes_in: 0,
             bytes_out: u64::MAX,

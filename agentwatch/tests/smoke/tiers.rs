@@ -20,7 +20,7 @@ const EXPECTED: &str = include_str!("tiers.txt");
 const TIERS: [&str; 3] = ["tracepoint", "trampoline", "lsm"];
 
 /// What tells of a process, a time, or an amount that is never twice the same.
-const NOT_COMPARED: [&str; 16] = [
+const NOT_COMPARED: [&str; 17] = [
     "time",
     "run",
     "agent",
@@ -34,6 +34,7 @@ const NOT_COMPARED: [&str; 16] = [
     "user_ns",
     "system_ns",
     "open_ns",
+    "target_agent",
     "target_pid",
     "target_start_ns",
     "value",
@@ -219,7 +220,12 @@ fn is_same(lower: &Value, better: &Value) -> bool {
     }
     let (mut lower, mut better) = (lower.clone(), better.clone());
     let source = |event: &Value| event["detail"]["path_source"].clone();
-    if source(&lower) != "caller" || source(&better) != "kernel" {
+    // What a symbolic link leads to is the caller's word in every tier; its own inode is not. The new name of a
+    // hard link is the caller's where nothing tells of the folder.
+    let kind = better["kind"].as_str().unwrap_or_default();
+    let better_knows =
+        source(&lower) == "caller" && (source(&better) == "kernel" || kind == "symlink");
+    if !better_knows && kind != "link" {
         return false;
     }
     for event in [&mut lower, &mut better] {

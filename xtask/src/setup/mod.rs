@@ -51,6 +51,8 @@ const E2E: &[Package] = &[
     Package::new("python3-pip", "/usr/bin/pip3"),
     Package::new("dpkg-dev", "dpkg-scanpackages"),
     Package::new("procps", "pkill"),
+    // For systemd-analyze: what runs as pid 1 here stays what it is.
+    Package::new("systemd", "systemd-analyze"),
     Package::new("curl", "curl"),
     Package::new("openssl", "openssl"),
     // Without the service of the package dnsmasq.

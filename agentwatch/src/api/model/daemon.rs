@@ -156,7 +156,7 @@ pub struct SinceQuery {
 pub struct StreamQuery {
     /// Of this agent, by its name.
     pub agent: Option<String>,
-    /// Events of these kinds, by commas; findings always.
+    /// Events of these kinds, by commas, or `none`; findings always.
     #[param(value_type = Option<Vec<KindName>>, style = Form, explode = false, min_items = 1)]
     pub kind: Option<String>,
 }

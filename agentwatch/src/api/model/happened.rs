@@ -73,6 +73,15 @@ pub enum StreamItem {
     Finding(Finding),
     /// The reader was too slow: so many items are missing here.
     Missed(Missed),
+    /// An agent's watching has ended. Nothing of it follows.
+    Gone(Gone),
+}
+
+/// An agent whose watching has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Gone {
+    /// Its name.
+    pub agent: String,
 }
 
 /// What a slow reader missed.

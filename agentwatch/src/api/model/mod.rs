@@ -7,7 +7,9 @@
 //! | method | path | gives |
 //! |---|---|---|
 //! | GET | `/v1/agents` | `[Agent]` |
+//! | POST | `/v1/agents` | [`RunRequest`] → [`RunStarted`] |
 //! | GET | `/v1/agents/{agent}` | [`Agent`] |
+//! | POST | `/v1/agents/{agent}/end` | [`RunEnd`] → [`RunEnded`] |
 //! | GET | `/v1/agents/{agent}/processes` | `[Process]` |
 //! | GET | `/v1/agents/{agent}/flows` | `[Flow]` |
 //! | GET | `/v1/agents/{agent}/files` | `[FileChange]` |
@@ -27,6 +29,7 @@
 mod agent;
 mod daemon;
 mod happened;
+mod run;
 
 pub use agent::{
     Agent, AgentState, DeletionBudget, EventCounts, FindingCounts, Flow, FoundBy, Process, Rates,
@@ -36,8 +39,10 @@ pub use daemon::{
     ApiError, Check, Doctor, EventQuery, Health, KindName, PolicyInForce, SinceQuery, StreamQuery,
 };
 pub use happened::{
-    Action, ActionRequest, AskedBy, Event, EventPage, FileChange, Finding, Missed, StreamItem, Verb,
+    Action, ActionRequest, AskedBy, Event, EventPage, FileChange, Finding, Gone, Missed,
+    StreamItem, Verb,
 };
+pub use run::{RunEnd, RunEnded, RunRequest, RunStarted};
 
 pub use crate::finding::Severity;
 

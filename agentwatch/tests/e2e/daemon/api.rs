@@ -285,7 +285,7 @@ fn pages_of_events() -> Result<()> {
     Ok(())
 }
 
-const CLIENT: &str = "
+pub const CLIENT: &str = "
 import os, socket, sys, time
 while True:
     try:

@@ -7,6 +7,9 @@ pub mod docs;
 pub mod follow;
 pub mod metrics;
 pub mod openapi;
+pub mod recovery;
+pub mod runs;
+pub mod service;
 
 use std::{
     fs,
@@ -89,7 +92,11 @@ impl Daemon {
             ),
         )?;
         let child = Self::child(&place)?;
-        let daemon = Self { child, place };
+        Self { child, place }.started()
+    }
+
+    fn started(self) -> Result<Self> {
+        let daemon = self;
         until("the daemon", || daemon.get("/v1/health").is_ok()).with_context(|| daemon.said())?;
         Ok(daemon)
     }
@@ -99,15 +106,21 @@ impl Daemon {
             .append(true)
             .create(true)
             .open(place.path("log"))?;
-        Command::new("timeout")
+        Self::command(place, log)
+            .spawn()
+            .context("starting the daemon")
+    }
+
+    fn command(place: &Place, log: fs::File) -> Command {
+        let mut command = Command::new("timeout");
+        command
             .args(["-k", "5", "120"])
             .arg(program())
             .args(["daemon", "--config"])
             .arg(place.path("config.yaml"))
             .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("starting the daemon")
+            .stdin(Stdio::null());
+        command
     }
 
     fn said(&self) -> String {

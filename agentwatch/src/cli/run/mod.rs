@@ -1,5 +1,8 @@
 //! `agentwatch run`, `agentwatch record`: watch a command, or a cgroup that is there.
 
+mod guest;
+mod watching;
+
 use std::{
     ffi::OsString,
     fs::File,
@@ -7,32 +10,28 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    task::Poll,
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Live, TierArgs};
 use crate::{
-    api::model::FoundBy,
-    event::Tally,
-    finding::Finding,
-    host::{self, Outputs, Plan},
-    policy::Policy,
-    probe::{self, support},
-    publish::{
-        account::Account,
-        notice::{Format, Notices},
+    api::{
+        client,
+        model::{FoundBy, RunRequest},
     },
+    event::ProcessKey,
+    host::{Outputs, Plan},
+    policy::Policy,
+    probe::{self, support, tiers::Limit},
+    publish::notice::{Format, Notices},
     recording::Recorder,
     respond::cgroup::AgentCgroup,
-    run::{self, Change, Job, User},
-    session::Session,
-    store::{Stats, Store, default_data_dir},
+    run::{self, Change, User},
+    store::default_data_dir,
 };
+use watching::{Alone, Ended, Task, Told, watch};
 
 /// What happens to what the command leaves running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,6 +47,10 @@ pub enum Leftover {
 /// The command runs in a cgroup of its own with the terminal, its signals and its exit status passed
 /// through. Findings are shown on standard error as they happen, or when a program that draws its
 /// own screen has given it back; at the end comes an account of what the agent did.
+///
+/// Where a daemon runs, it does the watching: the agent is in its list, and what happens is in its history.
+/// Should the daemon go away meanwhile, the agent stands still until it is back; after ten seconds without
+/// one, `agentwatch run` watches by itself.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -64,6 +67,15 @@ pub struct RunArgs {
     /// The policy [default: the one that ships, see `agentwatch policy show`]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Watch without the daemon, also where one runs
+    ///
+    /// So it is too with --data-dir, --no-history, --record, --tier, --kernel-log or --map-memory, which the
+    /// daemon has for all agents.
+    #[arg(long, conflicts_with = "socket")]
+    standalone: bool,
+    /// The daemon's socket [default: that of `AGENTWATCH_SOCKET`, else /run/agentwatch/agentwatch.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// The folder of the history [default: /var/lib/agentwatch]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -153,9 +165,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let user = args.user.as_deref().map(User::find).transpose()?;
     let workspace = workspace(args.workspace.as_deref())?;
     let command = shown(&args.command);
-    let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
     let recorder = args.record.as_deref().map(Recorder::create).transpose()?;
-    let notices = notices(args.output, args.log.as_deref())?;
+    let mut notices = notices(args.output, args.log.as_deref())?;
     let homes = homes(user.as_ref());
     for home in &homes {
         policy
@@ -163,18 +174,6 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             .add_home(home)
             .with_context(|| format!("the home folder {} cannot stand for ~", home.display()))?;
     }
-    let store = if args.no_history {
-        None
-    } else {
-        Some(Store::open(&dir, &name, &command, host::wall_offset_ns())?)
-    };
-    let outputs = Outputs {
-        store,
-        recorder,
-        account: Some(Account::new(&name, &command)),
-        notices,
-        stream: None,
-    };
     // Last: from here on it is removed again, whatever happens.
     let cgroup = AgentCgroup::create(&cgroup_of(&name)?)?;
     let plan = Plan {
@@ -187,7 +186,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             .as_ref()
             .map_or_else(|| "default".to_owned(), |path| path.display().to_string()),
         homes,
-        found_by: FoundBy::Run { command },
+        found_by: FoundBy::Run {
+            command: command.clone(),
+        },
+        runner: Some(own()),
     };
     let options = probe::Options {
         kernel_log: args.kernel_log,
@@ -195,28 +197,95 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         tier: args.tier.tier,
         ..probe::Options::DEFAULT
     };
+    let daemon = daemon(args, &plan, &command, &mut notices);
+    let alone = Alone {
+        options,
+        plan,
+        command,
+        history: (!args.no_history).then(|| args.data_dir.clone().unwrap_or_else(default_data_dir)),
+        recorder,
+    };
     let task = Task::Command {
         command: &args.command,
         user: user.as_ref(),
         leftover: args.leftover,
     };
-    let result = watch(&options, plan, outputs, &task);
+    let ended = daemon.and_then(|daemon| watch(alone, notices, daemon, &task));
     cgroup.remove();
-    let (mut outputs, ended) = result?;
-    let history = outputs.store.take().map(|store| {
-        let killed = ended.killed_by.as_ref().map(|finding| finding.id.as_str());
-        let run = store.run.clone();
-        (
-            dir,
-            run,
-            store.finish(
-                ended.change.map(|change| i32::from(change.status())),
-                killed,
-                &ended.tally,
-            ),
-        )
-    });
-    Ok(account(outputs, &ended, history.as_ref()))
+    Ok(account(ended?))
+}
+
+/// The daemon that is to watch, and what is asked of it; `None` where it is not to be asked.
+fn daemon(
+    args: &RunArgs,
+    plan: &Plan,
+    command: &[String],
+    notices: &mut Notices,
+) -> Result<Option<(PathBuf, RunRequest)>> {
+    let alone = args.standalone
+        || args.data_dir.is_some()
+        || args.no_history
+        || args.record.is_some()
+        || args.tier.tier != Limit::Lsm
+        || args.kernel_log > 0
+        || args.map_memory != probe::memory::DEFAULT_MIB;
+    if alone {
+        return Ok(None);
+    }
+    let socket = client::socket(args.socket.as_deref());
+    if !socket.exists() {
+        if args.socket.is_some() {
+            notices.write(&format!(
+                "agentwatch: no daemon listens at {}; watching without one\n",
+                socket.display()
+            ));
+        }
+        return Ok(None);
+    }
+    // What is no text cannot be asked for.
+    let text = |path: &Path| path.to_str().map(str::to_owned);
+    let root = support::cgroup2()?;
+    let below = plan.cgroup.path().strip_prefix(&root);
+    let request = || {
+        Some(RunRequest {
+            name: plan.name.clone(),
+            cgroup: format!("/{}", below.ok()?.to_str()?),
+            cgroup_id: plan.cgroup.id,
+            command: command.to_vec(),
+            policy: None,
+            policy_source: args.policy.as_deref().and_then(text),
+            workspace: match &plan.workspace {
+                Some(folder) => Some(text(folder)?),
+                None => None,
+            },
+            homes: plan
+                .homes
+                .iter()
+                .map(|home| text(home))
+                .collect::<Option<_>>()?,
+        })
+    };
+    let Some(mut request) = request() else {
+        notices.write(
+            "agentwatch: the workspace or a home folder is no UTF-8 text; watching without the daemon\n",
+        );
+        return Ok(None);
+    };
+    if let Some(file) = &args.policy {
+        let read = std::fs::read_to_string(file);
+        request.policy =
+            Some(read.with_context(|| format!("cannot read {} again", file.display()))?);
+    }
+    Ok(Some((socket, request)))
+}
+
+/// This process.
+fn own() -> ProcessKey {
+    let pid = std::process::id();
+    ProcessKey {
+        pid,
+        start_ns: probe::seed::stat(pid).map_or(0, |stat| stat.start_ns),
+    }
 }
 
 /// Runs `agentwatch record`.
@@ -232,13 +301,8 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         (None, None) => run::name_of(&args.command),
     };
     run::check_name(&name)?;
-    let outputs = Outputs {
-        store: None,
-        recorder: Some(Recorder::create(&args.to)?),
-        account: Some(Account::new(&name, &shown(&args.command))),
-        notices: notices(Live::Table, None)?,
-        stream: None,
-    };
+    let recorder = Some(Recorder::create(&args.to)?);
+    let notices = notices(Live::Table, None)?;
     let workspace = if made { Some(workspace(None)?) } else { None };
     // Last: from here on it is removed again, whatever happens.
     let cgroup = match args.cgroup {
@@ -255,6 +319,7 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         found_by: FoundBy::Run {
             command: shown(&args.command),
         },
+        runner: Some(own()),
     };
     let task = if made {
         Task::Command {
@@ -273,35 +338,20 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
         tier: args.tier.tier,
         ..probe::Options::DEFAULT
     };
-    let result = watch(&options, plan, outputs, &task);
+    let alone = Alone {
+        options,
+        plan,
+        command: shown(&args.command),
+        history: None,
+        recorder,
+    };
+    let ended = watch(alone, notices, None, &task);
     if made {
         cgroup.remove();
     }
-    let (outputs, ended) = result?;
-    let status = account(outputs, &ended, None);
+    let status = account(ended?);
     eprintln!("agentwatch: recorded to {}", args.to.display());
     Ok(status)
-}
-
-/// What is watched.
-enum Task<'a> {
-    /// A command, from its start to its end.
-    Command {
-        command: &'a [OsString],
-        user: Option<&'a User>,
-        leftover: Leftover,
-    },
-    /// What is in the cgroup, until somebody says it is enough, or the cgroup is gone.
-    Cgroup,
-}
-
-/// How it ended.
-struct Ended {
-    change: Option<Change>,
-    failure: Option<io::Error>,
-    left: usize,
-    tally: Tally,
-    killed_by: Option<Finding>,
 }
 
 /// Root, or nothing: said before anything is made.
@@ -367,209 +417,63 @@ fn notices(output: Live, log: Option<&Path>) -> Result<Notices> {
     Ok(Notices::new(format, file))
 }
 
-/// Watches from the start to the end.
-fn watch(
-    options: &probe::Options,
-    plan: Plan,
-    outputs: Outputs,
-    task: &Task<'_>,
-) -> Result<(Outputs, Ended)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start")?;
-    runtime.block_on(async {
-        // Signals are ours from here on: none may end agentwatch while an agent runs.
-        let mut signals = Signals::new()?;
-        let mut session = Session::start(options, plan, outputs)?;
-        if matches!(task, Task::Command { .. }) {
-            session.pass_on_sockets();
-        }
-        let (change, failure, left) = match task {
-            Task::Command {
-                command,
-                user,
-                leftover,
-            } => match Job::spawn(command, session.cgroup(), *user) {
-                Ok(job) => {
-                    let (change, left) =
-                        command_to_end(&mut session, job, &mut signals, *leftover).await?;
-                    (Some(change), None, left)
-                }
-                Err(error) => (None, Some(error), 0),
-            },
-            Task::Cgroup => {
-                until_told(&mut session, &mut signals).await?;
-                (None, None, 0)
-            }
-        };
-        let (outputs, tally, killed_by) = session.end()?;
-        Ok((
+/// Says how it ended, and gives the exit status for it.
+fn account(ended: Ended) -> ExitCode {
+    let Ended {
+        change,
+        failure,
+        left,
+        told,
+    } = ended;
+    let status = change.map(Change::status);
+    let (mut notices, text, killed) = match told {
+        Told::Own {
             outputs,
-            Ended {
-                change,
-                failure,
-                left,
-                tally,
-                killed_by,
-            },
-        ))
-    })
-}
-
-/// The signals that are passed on, and that of a child.
-struct Signals {
-    child: tokio::signal::unix::Signal,
-    others: [(Signal, tokio::signal::unix::Signal); 6],
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        let on = |kind| signal(kind).context("cannot handle signals");
-        Ok(Self {
-            child: on(SignalKind::child())?,
-            others: [
-                (Signal::INT, on(SignalKind::interrupt())?),
-                (Signal::TERM, on(SignalKind::terminate())?),
-                (Signal::HUP, on(SignalKind::hangup())?),
-                (Signal::QUIT, on(SignalKind::quit())?),
-                (Signal::USR1, on(SignalKind::user_defined1())?),
-                (Signal::USR2, on(SignalKind::user_defined2())?),
-            ],
-        })
-    }
-
-    /// The next signal that is to be passed on; `None` for that of a child.
-    async fn next(&mut self) -> Option<Signal> {
-        let Self { child, others } = self;
-        let any = std::future::poll_fn(|context| {
-            for (signal, stream) in others.iter_mut() {
-                if stream.poll_recv(context).is_ready() {
-                    return Poll::Ready(*signal);
-                }
+            history,
+            tally,
+            killed_by,
+        } => {
+            let Outputs {
+                store,
+                account,
+                notices,
+                ..
+            } = *outputs;
+            let mut account = account.unwrap_or_default();
+            let killed_by = killed_by.map(|finding| finding.id);
+            account.tally(&tally);
+            account.left(left);
+            account.ended(status.map(i32::from), killed_by.as_deref());
+            if let Some((store, dir)) = store.zip(history) {
+                let run = store.run.clone();
+                let kept = store.finish(status.map(i32::from), killed_by.as_deref(), &tally);
+                account.history(&dir, &run, &kept);
             }
-            Poll::Pending
-        });
-        tokio::select! {
-            _ = child.recv() => None,
-            signal = any => Some(signal),
+            let text = match notices.format() {
+                Format::Text { colour } => account.text(colour),
+                Format::Json => account.json(),
+            };
+            (notices, text, killed_by.is_some())
         }
-    }
-}
-
-/// Watches until the command has ended, and what it left has too.
-async fn command_to_end(
-    session: &mut Session,
-    mut job: Job,
-    signals: &mut Signals,
-    leftover: Leftover,
-) -> Result<(Change, usize)> {
-    let change = loop {
-        tokio::select! {
-            biased;
-            passed_on = signals.next() => {
-                match passed_on {
-                    // What is frozen hears no signal but the last one.
-                    Some(Signal::INT | Signal::TERM | Signal::HUP) if session.is_frozen() => {
-                        session.end_members()?;
-                    }
-                    Some(signal) => job.signal(signal),
-                    None => {}
-                }
-            }
-            () = session.wait() => {}
-        }
-        session.pump()?;
-        match job.poll()? {
-            Some(Change::Stopped) => job.stop(session.cgroup())?,
-            Some(ended) => break ended,
-            None => {}
+        Told::Daemon { notices, ended } => {
+            let text = ended.as_ref().map(|ended| match notices.format() {
+                Format::Text { .. } => ended.text.clone(),
+                Format::Json => format!("{}\n", ended.account),
+            });
+            let killed = ended.is_some_and(|ended| ended.killed_by.is_some());
+            (notices, text.unwrap_or_default(), killed)
         }
     };
-    drop(job);
-    session.pump()?;
-    let left = session.members().len();
-    if left == 0 || session.is_killed() {
-        return Ok((change, 0));
-    }
-    if leftover == Leftover::Wait {
-        if let Some(notices) = session.notices() {
-            notices.write(&format!(
-                "agentwatch: the command ended and left {left} running; waiting for them, Ctrl-C ends them\n"
-            ));
-        }
-        while !session.members().is_empty() {
-            tokio::select! {
-                biased;
-                passed_on = signals.next() => if passed_on.is_some() { break },
-                () = session.wait() => {}
-            }
-            session.pump()?;
-        }
-    }
-    session.end_members()?;
-    session.pump()?;
-    Ok((change, left))
-}
-
-/// Watches until a signal comes or the cgroup is gone.
-async fn until_told(session: &mut Session, signals: &mut Signals) -> Result<()> {
-    loop {
-        tokio::select! {
-            biased;
-            signal = signals.next() => if signal.is_some() { break },
-            () = session.wait() => {}
-        }
-        session.pump()?;
-        if !session.cgroup().path().exists() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Says how it ended, and gives the exit status for it.
-fn account(
-    outputs: Outputs,
-    ended: &Ended,
-    history: Option<&(PathBuf, String, Stats)>,
-) -> ExitCode {
-    let Outputs {
-        account,
-        mut notices,
-        ..
-    } = outputs;
-    let mut account = account.unwrap_or_default();
     notices.flush();
-    if let Some(error) = &ended.failure {
+    if let Some((error, command)) = failure {
         let (status, what) = match error.kind() {
             io::ErrorKind::NotFound => (127, "there is no such command"),
             io::ErrorKind::PermissionDenied => (126, "it may not be run"),
             _ => (126, "it cannot be run"),
         };
-        let command = account.command.first().cloned().unwrap_or_default();
         notices.write(&format!("agentwatch: {command}: {what} ({error})\n"));
         return ExitCode::from(status);
     }
-    account.tally(&ended.tally);
-    account.left(ended.left);
-    if let Some((dir, run, stats)) = history {
-        account.history(dir, run, stats);
-    }
-    let status = match (&ended.killed_by, ended.change) {
-        (Some(_), _) => 137,
-        (None, Some(change)) => change.status(),
-        (None, None) => 0,
-    };
-    let killed_by = ended.killed_by.as_ref().map(|finding| finding.id.as_str());
-    account.ended(
-        ended.change.map(|change| i32::from(change.status())),
-        killed_by,
-    );
-    let text = match notices.format() {
-        Format::Text { colour } => account.text(colour),
-        Format::Json => account.json(),
-    };
     notices.write(&text);
-    ExitCode::from(status)
+    ExitCode::from(if killed { 137 } else { status.unwrap_or(0) })
 }

@@ -1,0 +1,118 @@
+//! The configuration and the policies, read again while the daemon runs.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Result, bail};
+
+use super::{Daemon, policies, service};
+use crate::{
+    config::Config,
+    policy::{Policy, PolicyError},
+};
+
+impl Daemon {
+    /// Reads them again. Where they are not right, all stays as it is.
+    pub(super) fn reload(&mut self, load: &dyn Fn() -> Result<Config, PolicyError>) {
+        service::reloading();
+        match load()
+            .map_err(Into::into)
+            .and_then(|config| self.change(config))
+        {
+            Ok(()) => tracing::info!("the configuration was read again"),
+            Err(error) => tracing::error!("the configuration stays as it was: {error:#}"),
+        }
+        service::ready(self.host.agents().count());
+        self.stale = true;
+    }
+
+    fn change(&mut self, config: Config) -> Result<()> {
+        if config.agents.is_empty() {
+            bail!("`agents` names no cgroups, so nothing would be watched");
+        }
+        let new = policies(&config)?;
+        for field in fixed(&self.config, &config) {
+            tracing::warn!("{field} has changed, which takes a restart");
+        }
+        // A policy that is the same stays the same to the kernel too.
+        let known: Vec<Arc<Policy>> = self.rules.borrow().policies().cloned().collect();
+        let policies = new
+            .into_iter()
+            .map(|(policy, source)| {
+                let text = text(&policy);
+                let same = known.iter().find(|known| self::text(known) == text);
+                (same.cloned().unwrap_or(policy), source)
+            })
+            .collect();
+        self.rules
+            .borrow_mut()
+            .replace(config.agents.clone(), policies);
+        self.look_below(&config)?;
+        self.config.agents = config.agents;
+        self.change_agents()?;
+        self.look()
+    }
+
+    /// Agents that were found by looking get the policy that is theirs now; those that are none any more are
+    /// left alone.
+    fn change_agents(&mut self) -> Result<()> {
+        let found: Vec<_> = self
+            .host
+            .agents()
+            .filter(|agent| agent.runner.is_none())
+            .map(|agent| {
+                let path = agent.cgroup().path();
+                let policy = Arc::clone(agent.pipeline.policy());
+                (agent.number, agent.name.clone(), path.to_owned(), policy)
+            })
+            .collect();
+        for (number, name, path, before) in found {
+            let wanted = {
+                let rules = self.rules.borrow();
+                let cgroup = rules.below_root(&path);
+                rules.find(&cgroup).map(|at| rules.policy(at))
+            };
+            let Some((policy, source)) = wanted else {
+                tracing::info!(agent = &*name, "is no agent any more");
+                self.end(number)?;
+                continue;
+            };
+            if Arc::ptr_eq(&policy, &before) {
+                continue;
+            }
+            let homes = [Path::new("/root").to_owned()];
+            match self.host.change_policy(number, &policy, &source, &homes) {
+                Ok(()) => tracing::info!(agent = &*name, policy = source, "has another policy now"),
+                Err(error) => {
+                    tracing::error!(
+                        agent = &*name,
+                        policy = source,
+                        "keeps the policy that it had: {error:#}"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What cannot change while the daemon runs, and has.
+fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
+    let changed = [
+        ("node", before.node != now.node),
+        ("socket", before.socket != now.socket),
+        ("socket_group", before.socket_group != now.socket_group),
+        ("data_dir", before.data_dir != now.data_dir),
+        (
+            "map_memory_mib",
+            before.map_memory_mib != now.map_memory_mib,
+        ),
+        ("log", before.log != now.log),
+    ];
+    let names = changed.into_iter().filter(|(_, changed)| *changed);
+    names.map(|(name, _)| name).collect()
+}
+
+/// All of a policy, to compare it.
+fn text(policy: &Policy) -> String {
+    serde_saphyr::to_string(policy).unwrap_or_default()
+}

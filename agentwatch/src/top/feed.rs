@@ -1,0 +1,225 @@
+//! What a daemon tells: the agents once a second, findings as they happen. On threads of its own, so
+//! that a daemon that does not answer never holds up the keys.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+
+use super::{
+    Input,
+    state::{Order, Update, detail::Detail},
+};
+use crate::api::{
+    client::{Client, percent},
+    model::{ActionRequest, Finding, Health, PolicyInForce, StreamItem},
+};
+
+/// How often the daemon is asked.
+const EVERY: Duration = Duration::from_secs(1);
+/// How often it is asked for what needs the history, in turns.
+const HISTORY_EVERY: u32 = 3;
+/// How long until a stream that broke off is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Findings before the start that are shown.
+const BEFORE: &str = "1d";
+
+/// Starts asking. What comes goes to `to`, and what is ordered is done.
+pub fn start(socket: PathBuf, to: SyncSender<Input>, orders: Receiver<Order>) -> Result<()> {
+    let client = Client::new(Some(&socket))?;
+    let (path, sender) = (socket.clone(), to.clone());
+    thread::Builder::new()
+        .name("top-stream".to_owned())
+        .spawn(move || stream(&path, &sender))
+        .context("cannot start a thread")?;
+    thread::Builder::new()
+        .name("top-poll".to_owned())
+        .spawn(move || {
+            Poll {
+                client,
+                socket,
+                to,
+                watched: None,
+                policy: None,
+                turn: 0,
+            }
+            .run(&orders);
+        })
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+/// The end of the screen is told by a queue that is gone.
+struct Ended;
+
+fn send(to: &SyncSender<Input>, update: Update) -> Result<(), Ended> {
+    to.send(Input::Update(update)).map_err(|_| Ended)
+}
+
+struct Poll {
+    client: Client,
+    socket: PathBuf,
+    to: SyncSender<Input>,
+    /// The agent that is looked at, and how to name it.
+    watched: Option<(u32, String)>,
+    policy: Option<Arc<PolicyInForce>>,
+    turn: u32,
+}
+
+impl Poll {
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut next = Instant::now();
+        let mut last_files = Vec::new();
+        loop {
+            let wait = next.saturating_duration_since(Instant::now());
+            match orders.recv_timeout(wait) {
+                Ok(Order::Watch(watched)) => {
+                    if self.watched != watched {
+                        self.policy = None;
+                        last_files.clear();
+                        self.turn = 0;
+                    }
+                    self.watched = watched;
+                    if self.detail(&mut last_files).is_err() {
+                        return;
+                    }
+                }
+                Ok(Order::Act {
+                    handle,
+                    name,
+                    verb,
+                    reason,
+                }) => {
+                    // On a thread of its own: a kill may take its seconds.
+                    let (socket, to) = (self.socket.clone(), self.to.clone());
+                    let told = name.clone();
+                    let request = ActionRequest {
+                        action: verb,
+                        reason,
+                    };
+                    let acting = thread::Builder::new().spawn(move || {
+                        let result = Client::new(Some(&socket))
+                            .and_then(|client| client.act(&handle, &request))
+                            .map(Box::new)
+                            .map_err(|error| format!("{error:#}"));
+                        let _ = send(&to, Update::Acted(verb, told, result));
+                    });
+                    if let Err(error) = acting {
+                        let error = Err(format!("cannot start a thread: {error}"));
+                        if send(&self.to, Update::Acted(verb, name, error)).is_err() {
+                            return;
+                        }
+                    }
+                }
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    // Against the time when it should have been: the seconds stay a second long.
+                    next = (next + EVERY).max(Instant::now() + EVERY / 2);
+                    if self.agents().is_err() || self.detail(&mut last_files).is_err() {
+                        return;
+                    }
+                    self.turn = self.turn.wrapping_add(1);
+                }
+            }
+        }
+    }
+
+    fn agents(&self) -> Result<(), Ended> {
+        let told = self
+            .client
+            .agents()
+            .and_then(|agents| Ok((agents, self.client.get::<Health>("/v1/health")?)));
+        let update = match told {
+            Ok((agents, health)) => Update::Agents {
+                at_ms: now_ms(),
+                agents,
+                health: Some(Box::new(health)),
+            },
+            Err(error) => Update::Unreachable(format!("{error:#}")),
+        };
+        send(&self.to, update)
+    }
+
+    fn detail(&mut self, files: &mut Vec<crate::api::model::FileChange>) -> Result<(), Ended> {
+        let Some((agent, handle)) = self.watched.clone() else {
+            return Ok(());
+        };
+        let path = format!("/v1/agents/{}", percent(&handle));
+        let mut detail = Detail {
+            agent,
+            ..Detail::default()
+        };
+        let told = (|| -> Result<()> {
+            detail.processes = self.client.get(&format!("{path}/processes"))?;
+            detail.flows = self.client.get(&format!("{path}/flows"))?;
+            if self.turn.is_multiple_of(HISTORY_EVERY) {
+                *files = self.client.get(&format!("{path}/files"))?;
+            }
+            if self.policy.is_none() {
+                let path = format!("/v1/policy/{}", percent(&handle));
+                self.policy = Some(Arc::new(self.client.get(&path)?));
+            }
+            Ok(())
+        })();
+        detail.at_ms = now_ms();
+        detail.error = told.err().map(|error| format!("{error:#}"));
+        detail.files.clone_from(files);
+        detail.policy.clone_from(&self.policy);
+        send(&self.to, Update::Detail(Box::new(detail)))
+    }
+}
+
+/// Findings: those before, then as they happen; again when the daemon is back.
+fn stream(socket: &Path, to: &SyncSender<Input>) {
+    loop {
+        // What is wrong the other thread says too.
+        if let Ok(client) = Client::new(Some(socket)) {
+            let mut ended = false;
+            let path = format!("/v1/events/stream?kind=none");
+            // First the stream, then what was before: so nothing is between them.
+            let (past_socket, past_to) = (socket.to_owned(), to.clone());
+            let before = move || {
+                thread::spawn(move || past(&past_socket, &past_to));
+            };
+            let opened = client.stream(&path, before, |item| {
+                let sent = match item {
+                    StreamItem::Finding(finding) => send(to, Update::Finding(Box::new(finding))),
+                    StreamItem::Missed(missed) => send(to, Update::Missed(missed.missed)),
+                    StreamItem::Event(_) | StreamItem::Gone(_) => Ok(()),
+                };
+                ended = sent.is_err();
+                !ended
+            });
+            if ended {
+                return;
+            }
+            // The daemon says no (too many readers), or is gone: once more, in a while.
+            drop(opened);
+        }
+        thread::sleep(AGAIN);
+    }
+}
+
+/// What was found before.
+fn past(socket: &Path, to: &SyncSender<Input>) {
+    let found = Client::new(Some(socket))
+        .and_then(|client| client.get::<Vec<Finding>>(&format!("/v1/findings?since={BEFORE}")));
+    for finding in found.unwrap_or_default() {
+        if send(to, Update::Finding(Box::new(finding))).is_err() {
+            return;
+        }
+    }
+}

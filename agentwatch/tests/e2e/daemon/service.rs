@@ -1,0 +1,167 @@
+//! The daemon as a service: what the service manager is told, and what SIGHUP does.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Daemon, Tree};
+use crate::{
+    support::{Place, until},
+    tests,
+};
+
+tests! {
+    the_service_manager_is_told;
+    the_configuration_is_read_again;
+    the_unit_is_right needs "systemd-analyze";
+}
+
+impl Daemon {
+    fn hangup(&self) -> Result<()> {
+        let pid = self.get("/v1/health")?["pid"].to_string();
+        Command::new("kill").args(["-HUP", &pid]).status()?;
+        Ok(())
+    }
+}
+
+fn the_service_manager_is_told() -> Result<()> {
+    let tree = Tree::new("told")?;
+    let place = Place::new()?;
+    let notify = place.path("notify");
+    let socket = UnixDatagram::bind(&notify)?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let told = |wanted: &str| -> Result<String> {
+        let mut all = String::new();
+        let mut text = [0; 4096];
+        while !all.contains(wanted) {
+            let n = socket
+                .recv(&mut text)
+                .with_context(|| format!("{wanted}: not after {all:?}"))?;
+            all.push_str(&String::from_utf8_lossy(&text[..n]));
+        }
+        Ok(all)
+    };
+    config(&place, &format!("  - cgroup: {}/*\n", tree.cgroup()))?;
+    let log = fs::File::create(place.path("log"))?;
+    let child = Daemon::command(&place, log)
+        .env("NOTIFY_SOCKET", &notify)
+        .env("WATCHDOG_USEC", "3000000")
+        .spawn()?;
+    let mut daemon = Daemon { child, place };
+    let ready = told("READY=1\n")?;
+    ensure!(!ready.contains("WATCHDOG=1"), "{ready}");
+    // Ready means ready.
+    daemon.get("/v1/health")?;
+    told("WATCHDOG=1\n")?;
+    let _agent = tree.start("a", "exec sleep 60")?;
+    told("STATUS=watching 1 agents\n")?;
+    daemon.hangup()?;
+    let again = told("READY=1\n")?;
+    ensure!(again.contains("RELOADING=1\nMONOTONIC_USEC="), "{again}");
+    daemon.stop()?;
+    told("STOPPING=1\n")?;
+    Ok(())
+}
+
+fn config(place: &Place, agents: &str) -> Result<()> {
+    place.file(
+        "config.yaml",
+        &format!(
+            "apiVersion: agentwatch/v1\nkind: Config\nnode: test\nsocket: {}\ndata_dir: {}\nagents:\n{agents}",
+            place.text("socket"),
+            place.text("history"),
+        ),
+    )?;
+    Ok(())
+}
+
+fn the_configuration_is_read_again() -> Result<()> {
+    let tree = Tree::new("hup")?;
+    let server = TcpListener::bind("127.0.0.1:0")?;
+    let port = server.local_addr()?.port();
+    // The server is there: what is refused is refused by the policy.
+    TcpStream::connect(("127.0.0.1", port))?;
+    let a = format!("  - cgroup: {}/a\n    policy: p.yaml\n", tree.cgroup());
+    let b = format!("  - cgroup: {}/b\n", tree.cgroup());
+    let place = Place::new()?;
+    let head = "apiVersion: agentwatch/v1\nkind: Policy\n";
+    place.file("p.yaml", head)?;
+    config(&place, &a)?;
+    let child = Daemon::child(&place)?;
+    let mut daemon = Daemon { child, place }.started()?;
+    let said = daemon.place.text("said");
+    let connect = format!("(exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null");
+    let script = format!(
+        "while :; do if {connect}; then echo ok; else echo refused; fi > {said}.new; mv {said}.new {said}; sleep .05; done"
+    );
+    let _first = tree.start("a", &format!("exec bash -c '{script}'"))?;
+    let _second = tree.start("b", "exec sleep 60")?;
+    let last = || fs::read_to_string(&said).unwrap_or_default();
+    until("an answer", || last() == "ok\n")?;
+    until("the first", || daemon.is("a", "watched"))?;
+    ensure!(daemon.agent("b").is_none(), "b is watched already");
+    // Another policy for one, and one more; both hold without a restart.
+    let deny = format!("{head}network:\n  deny: ['127.0.0.1:{port}']\n");
+    daemon.place.file("p.yaml", &deny)?;
+    config(&daemon.place, &format!("{a}{b}"))?;
+    daemon.hangup()?;
+    until("no answer", || last() == "refused\n").with_context(|| daemon.said())?;
+    until("the second", || daemon.is("b", "watched"))?;
+    ensure!(daemon.is("a", "watched"), "{:?}", daemon.agent("a"));
+    let policy = daemon.get("/v1/policy/a")?;
+    ensure!(
+        policy["policy"]["network"]["deny"].as_array().map(Vec::len) == Some(1),
+        "{policy}"
+    );
+    // What is wrong changes nothing.
+    daemon
+        .place
+        .file("p.yaml", &format!("{head}netwrok: {{}}\n"))?;
+    daemon.hangup()?;
+    until("it to be refused", || {
+        daemon.said().contains("the configuration stays as it was")
+    })?;
+    ensure!(daemon.said().contains("netwrok"), "{}", daemon.said());
+    ensure!(last() == "refused\n", "{}", last());
+    ensure!(daemon.is("b", "watched"), "{:?}", daemon.agent("b"));
+    // And back; the second is no agent any more.
+    daemon.place.file("p.yaml", head)?;
+    config(&daemon.place, &a)?;
+    daemon.hangup()?;
+    until("an answer again", || last() == "ok\n")?;
+    until("the second to be let go", || daemon.agent("b").is_none())?;
+    daemon.stop()?;
+    ensure!(
+        daemon.said().matches("read again").count() == 2,
+        "{}",
+        daemon.said()
+    );
+    Ok(())
+}
+
+fn the_unit_is_right() -> Result<()> {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/agentwatch.service");
+    let place = Place::new()?;
+    // The program that it starts must be there.
+    let program = crate::support::program();
+    let text = fs::read_to_string(&unit)?
+        .replace("/usr/local/bin/agentwatch", &program.display().to_string());
+    let copy = place.file("agentwatch.service", &text)?;
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no", &copy])
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.success() && !said.contains("agentwatch.service"),
+        "{}: {said}",
+        output.status
+    );
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! `agentwatch top` without a terminal and without a daemon: what its screens show, and what keys do.
+
+mod fixed;
+mod keys;
+mod screens;
