@@ -1,8 +1,9 @@
-//! Decoding by kind of event, and the way of an event after it, on recorded work.
+//! Decoding by kind of event, and the way of an event after it, on recorded work; frames of the live view.
 
 use std::{collections::BTreeMap, fs, hint::black_box, path::Path, time::Duration};
 
 use agentwatch::{
+    api::model::{Agent, EventCounts, Rates},
     decode::decode,
     enrich::World,
     event::{Event, ProcessKey, Stopped},
@@ -12,12 +13,19 @@ use agentwatch::{
     policy::Policy,
     recording::Recording,
     respond::{Means, cgroup::AgentCgroup},
+    top::{
+        draw::draw,
+        state::{Source, State, Update},
+        theme::{Choice, Theme},
+    },
 };
 use bytes::Bytes;
 use criterion::{
     BatchSize, Criterion, Throughput, criterion_group, criterion_main,
     measurement::{Measurement, ValueFormatter, WallTime},
 };
+use jiff::tz::TimeZone;
+use ratatui::{Terminal, backend::TestBackend};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Measures processor time of this thread: what else the machine does meanwhile does not count.
@@ -164,6 +172,72 @@ fn pipeline(criterion: &mut Criterion<CpuTime>) {
     }
 }
 
+/// A fleet that was watched for five minutes.
+fn fleet(agents: u32) -> State {
+    let socket = "/run/agentwatch/agentwatch.sock".to_owned();
+    let mut state = State::new(Source::Daemon { socket }, TimeZone::UTC);
+    state.size = (200, 60);
+    for second in 0..300 {
+        state.take(told(agents, second));
+    }
+    state
+}
+
+/// What a daemon tells of a fleet.
+fn told(agents: u32, second: u32) -> Update {
+    let agent = |id: u32| Agent {
+        id,
+        name: format!("rollout-{id}"),
+        cgroup: format!("/rollouts/{id}"),
+        since: "2026-11-21T10:00:00Z".to_owned(),
+        processes: u64::from(id % 9),
+        memory_bytes: Some(u64::from(id) * 100_000),
+        rates: Rates {
+            execs: f64::from(id * second % 17),
+            bytes_out: f64::from(id * second % 9999),
+            cpu: f64::from(id % 100) / 100.0,
+            ..Rates::default()
+        },
+        events: EventCounts {
+            delivered: u64::from(id % 50) * u64::from(second),
+            ..EventCounts::default()
+        },
+        ..Agent::default()
+    };
+    Update::Agents {
+        at_ms: i64::from(second) * 1000,
+        agents: (1..=agents).map(agent).collect(),
+        health: None,
+    }
+}
+
+/// The live view: a frame with 500 agents, and what a second of them takes.
+fn top(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("top");
+    let state = fleet(500);
+    let theme = Theme::new(Choice::Dark, |_| None);
+    let mut terminal = Terminal::new(TestBackend::new(200, 60)).expect("a terminal");
+    group.bench_function("frame of 500 agents", |bencher| {
+        bencher.iter(|| {
+            terminal
+                .draw(|frame| draw(black_box(&state), &theme, frame))
+                .expect("a frame");
+        });
+    });
+    let mut state = state;
+    let mut second = 300;
+    group.bench_function("second of 500 agents", |bencher| {
+        bencher.iter_batched(
+            || {
+                second += 1;
+                told(500, second)
+            },
+            |update| state.take(update),
+            BatchSize::LargeInput,
+        );
+    });
+}
+
 criterion_group! {
     name = parts;
     config = Criterion::default()
@@ -171,6 +245,6 @@ criterion_group! {
         .sample_size(30)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = decoding, pipeline
+    targets = decoding, pipeline, top
 }
 criterion_main!(parts);

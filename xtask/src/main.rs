@@ -6,6 +6,7 @@ mod build;
 mod demo;
 mod image;
 mod outcome;
+mod screenshot;
 mod setup;
 mod test;
 mod verifier;
@@ -43,6 +44,8 @@ enum Verb {
     Image,
     /// Writes the manual pages to target/man.
     Man,
+    /// Draws the picture of `agentwatch top` that the README shows, from a recording.
+    Screenshot,
     /// Sets up, builds, and shows an agent with a reverse tunnel being found and killed.
     Demo,
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Verifier(args) => verifier::run(&args),
         Verb::Image => image::run(),
         Verb::Man => build::man().map(|()| ExitCode::SUCCESS),
+        Verb::Screenshot => screenshot::run().map(|()| ExitCode::SUCCESS),
         Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -146,13 +146,30 @@ pub async fn ask(
     path: &str,
     body: Bytes,
 ) -> Result<(StatusCode, Bytes)> {
-    let answer = open(socket, method, path, body).await?;
+    collect(open(socket, method, path, body).await?).await
+}
+
+/// The same, over a connection to whoever it is.
+///
+/// # Errors
+///
+/// When there is no answer.
+pub async fn over(
+    stream: UnixStream,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes)> {
+    collect(send(stream, method, path, body).await?).await
+}
+
+async fn collect(answer: Response<Incoming>) -> Result<(StatusCode, Bytes)> {
     let status = answer.status();
     let body = http_body_util::Limited::new(answer.into_body(), ANSWER);
     let body = body
         .collect()
         .await
-        .map_err(|error| anyhow!("the daemon's answer breaks off: {error}"))?;
+        .map_err(|error| anyhow!("the answer breaks off: {error}"))?;
     Ok((status, body.to_bytes()))
 }
 
@@ -170,6 +187,15 @@ pub async fn open(
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|error| explain(socket, &error))?;
+    send(stream, method, path, body).await
+}
+
+async fn send(
+    stream: UnixStream,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Response<Incoming>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::builder()
@@ -181,7 +207,7 @@ pub async fn open(
     sender
         .send_request(request)
         .await
-        .context("the daemon does not answer")
+        .context("there is no answer")
 }
 
 fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {

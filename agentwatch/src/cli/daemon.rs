@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::{
-    config::{Config, EXAMPLE_YAML},
+    config::{Config, EXAMPLE_YAML, Match},
     daemon::{self, logs},
     policy::PolicyError,
     probe::support,
@@ -113,7 +113,7 @@ pub fn config(args: &ConfigArgs) -> Result<ExitCode> {
                             }
                         }
                     }
-                    let globs: Vec<&str> = config.agents.iter().map(|a| a.cgroup.text()).collect();
+                    let globs: Vec<String> = config.agents.iter().map(Match::text).collect();
                     said.push(format!(
                         "{}: ok: agents are {}\n",
                         file.display(),

@@ -97,7 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Config(args) => daemon::config(&args),
         Verb::Agents(args) => agents::list(&args),
         Verb::Health(args) => health::run(&args),
-        Verb::Top(args) => top::run(args),
+        Verb::Top(args) => top::run(&args),
         Verb::Freeze(args) => agents::act(model::Verb::Freeze, &args),
         Verb::Thaw(args) => agents::act(model::Verb::Thaw, &args),
         Verb::Quarantine(args) => agents::act(model::Verb::Quarantine, &args),

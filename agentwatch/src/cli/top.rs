@@ -73,27 +73,24 @@ pub struct TopArgs {
 }
 
 /// Runs `agentwatch top`.
-pub fn run(args: TopArgs) -> Result<ExitCode> {
+pub fn run(args: &TopArgs) -> Result<ExitCode> {
     ensure!(
         args.speed.is_finite() && (0.01..=10_000.0).contains(&args.speed),
         "--speed is {}; it is 0.01 to 10000",
         args.speed
     );
-    let plan = args.replay.as_ref().map(|file| plan(&args, file.clone()));
-    let (source, from) = match plan.transpose()? {
-        Some(plan) => {
-            let source = Source::Recording {
-                file: crate::text::escape(plan.file.as_os_str().as_encoded_bytes()),
-                speed: plan.speed,
-                over: false,
-            };
-            (source, From::Recording(plan))
-        }
-        None => {
-            let socket = crate::api::client::socket(args.daemon.socket.as_deref());
-            let shown = crate::text::escape(socket.as_os_str().as_encoded_bytes());
-            (Source::Daemon { socket: shown }, From::Daemon(socket))
-        }
+    let (source, from) = if let Some(file) = &args.replay {
+        let plan = plan(args, file.clone())?;
+        let source = Source::Recording {
+            file: crate::text::escape(plan.file.as_os_str().as_encoded_bytes()),
+            speed: plan.speed,
+            over: false,
+        };
+        (source, From::Recording(Box::new(plan)))
+    } else {
+        let socket = crate::api::client::socket(args.daemon.socket.as_deref());
+        let shown = crate::text::escape(socket.as_os_str().as_encoded_bytes());
+        (Source::Daemon { socket: shown }, From::Daemon(socket))
     };
     let zone = if args.utc {
         TimeZone::UTC
@@ -172,12 +169,15 @@ fn picture(mut state: State, plan: &player::Plan, size: &str, theme: &Theme) -> 
     while more && state.findings(None).next().is_none() {
         let (updates, on) = player.step(100)?;
         more = on;
-        updates.into_iter().for_each(|update| state.take(update));
+        for update in updates {
+            state.take(update);
+        }
     }
     let enter = Event::Key(KeyEvent::from(KeyCode::Enter));
     if let Some(Order::Watch(watched)) = top::input::take(&mut state, &enter) {
-        let known = player.watch(watched.map(|(id, _)| id));
-        known.into_iter().for_each(|update| state.take(update));
+        for update in player.watch(watched.map(|(id, _)| id)) {
+            state.take(update);
+        }
     }
     let mut terminal = Terminal::new(TestBackend::new(state.size.0, state.size.1))?;
     terminal.draw(|frame| top::draw::draw(&state, theme, frame))?;

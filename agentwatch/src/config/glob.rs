@@ -56,6 +56,22 @@ impl From<CgroupGlob> for String {
 }
 
 impl CgroupGlob {
+    /// Every cgroup of that name, at any depth.
+    ///
+    /// # Errors
+    ///
+    /// When the name is no glob.
+    pub fn anywhere(name: &str) -> Result<Self, String> {
+        let text = format!("/**/{name}");
+        let matcher = GlobBuilder::new(&text)
+            .literal_separator(true)
+            .backslash_escape(true)
+            .build()
+            .map_err(|error| error.to_string())?
+            .compile_matcher();
+        Ok(Self { text, matcher })
+    }
+
     /// As it was written, with a slash before it.
     pub fn text(&self) -> &str {
         &self.text

@@ -1,6 +1,8 @@
 //! The daemon's configuration: one YAML file, read and checked as policies are.
 
 mod glob;
+mod place;
+mod template;
 
 use std::{
     collections::HashMap,
@@ -8,12 +10,16 @@ use std::{
     io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use serde::{Deserialize, Serialize};
 
-pub use self::glob::CgroupGlob;
+pub use self::{
+    glob::CgroupGlob,
+    place::{By, Container, ContainerMatch, Label, UnitGlob, container_id},
+    template::NameTemplate,
+};
 use crate::{
     policy::{Policy, PolicyError},
     probe::memory,
@@ -64,6 +70,9 @@ pub struct Config {
     /// What the kernel's maps may take at most, MiB: 8 to 1024.
     #[serde(default = "default_map_memory")]
     pub map_memory_mib: u32,
+    /// Where docker and podman serve docker's API [default: `/run/docker.sock`, `/run/podman/podman.sock`].
+    #[serde(default = "default_container_sockets")]
+    pub container_sockets: Vec<PathBuf>,
     /// What the daemon says of itself.
     #[serde(default)]
     pub log: Log,
@@ -124,17 +133,25 @@ pub enum LogFormat {
     Json,
 }
 
-/// Which cgroups are agents, and what holds for them.
+/// Which cgroups are agents, and what holds for them: one of `cgroup`, `unit` and `container` says which.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Match {
     /// The cgroups, below the root of the cgroup2 file system: `/kubepods/*/pod*/*`. `*` stands for
     /// anything in a name, `**` for any number of levels.
-    pub cgroup: CgroupGlob,
-    /// The agents' names [default: `{name}`]. `{name}` is the cgroup's name, `{parent}` that of the one
-    /// above, `{path}` all of its path with `-` for `/`.
-    #[serde(default = "default_name")]
-    pub name: NameTemplate,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cgroup: Option<CgroupGlob>,
+    /// The units of systemd, by their names: `agent-*.service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<UnitGlob>,
+    /// The containers, by a label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    container: Option<ContainerMatch>,
+    /// The agents' names [default: `{name}`, of containers `{container}`]. `{name}` is the cgroup's name,
+    /// `{parent}` that of the one above, `{path}` all of its path with `-` for `/`; `{container}` the
+    /// container's name, `{label:KEY}` one of its labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<NameTemplate>,
     /// The policy's file, from the folder of the configuration on [default: the policy that ships].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PathBuf>,
@@ -142,6 +159,72 @@ pub struct Match {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<NameTemplate>,
 }
+
+impl Match {
+    /// What it goes by.
+    pub fn by(&self) -> By<'_> {
+        match (&self.cgroup, &self.unit, &self.container) {
+            (Some(glob), ..) => By::Cgroup(glob),
+            (_, Some(unit), _) => unit.by(),
+            (_, _, Some(container)) => By::Container(&container.label),
+            // Refused when it is read.
+            (None, None, None) => By::Unit("", &NOWHERE),
+        }
+    }
+
+    /// Where the cgroups are that may be meant.
+    pub fn glob(&self) -> &CgroupGlob {
+        match self.by() {
+            By::Cgroup(glob) | By::Unit(_, glob) => glob,
+            By::Container(_) => &ANYWHERE,
+        }
+    }
+
+    /// What it goes by, for people.
+    pub fn text(&self) -> String {
+        match self.by() {
+            By::Cgroup(glob) => glob.text().to_owned(),
+            By::Unit(name, _) => format!("units {name}"),
+            By::Container(label) => format!("containers with {}", String::from(label.clone())),
+        }
+    }
+
+    /// The agents' names.
+    pub fn name(&self) -> NameTemplate {
+        let usual = || match self.by() {
+            By::Container(_) => NameTemplate::container(),
+            _ => NameTemplate::cgroup(),
+        };
+        self.name.clone().unwrap_or_else(usual)
+    }
+
+    /// Why it cannot be, if that is so.
+    fn wrong(&self) -> Option<&'static str> {
+        let of = [
+            self.cgroup.is_some(),
+            self.unit.is_some(),
+            self.container.is_some(),
+        ];
+        let templates = [&self.name, &self.workspace];
+        let by_container = |template: &&Option<NameTemplate>| {
+            template.as_ref().is_some_and(NameTemplate::needs_container)
+        };
+        if of.into_iter().filter(|is| *is).count() != 1 {
+            return Some("exactly one of `cgroup`, `unit` and `container` says which they are");
+        }
+        if self.container.is_none() && templates.iter().any(by_container) {
+            return Some("`{container}` and `{label:…}` are there for `container` only");
+        }
+        None
+    }
+}
+
+/// Where a container's cgroup may be.
+static ANYWHERE: LazyLock<CgroupGlob> =
+    LazyLock::new(|| CgroupGlob::anywhere("*").expect("a constant, which a test compiles"));
+/// Where nothing is: no name has that in it.
+static NOWHERE: LazyLock<CgroupGlob> =
+    LazyLock::new(|| CgroupGlob::anywhere("\0").expect("a constant, which a test compiles"));
 
 /// The version of the format.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -154,54 +237,6 @@ enum ApiVersion {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Kind {
     Config,
-}
-
-/// Text with `{name}`, `{parent}` and `{path}` in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct NameTemplate(String);
-
-/// The words that stand for something.
-const WORDS: [&str; 3] = ["{name}", "{parent}", "{path}"];
-
-impl TryFrom<String> for NameTemplate {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let mut rest = text.clone();
-        for word in WORDS {
-            rest = rest.replace(word, "");
-        }
-        if text.is_empty() {
-            return Err("empty; leave it out for the default".into());
-        }
-        if rest.contains(['{', '}']) {
-            return Err(format!("in braces there may be {}", WORDS.join(", ")));
-        }
-        Ok(Self(text))
-    }
-}
-
-impl From<NameTemplate> for String {
-    fn from(template: NameTemplate) -> Self {
-        template.0
-    }
-}
-
-impl NameTemplate {
-    /// The text for a cgroup.
-    pub fn fill(&self, cgroup: &Path) -> String {
-        let last = |path: Option<&Path>| {
-            path.and_then(Path::file_name)
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default()
-        };
-        let path = cgroup.to_string_lossy();
-        self.0
-            .replace(WORDS[0], &last(Some(cgroup)))
-            .replace(WORDS[1], &last(cgroup.parent()))
-            .replace(WORDS[2], &path.trim_matches('/').replace('/', "-"))
-    }
 }
 
 impl Config {
@@ -253,6 +288,12 @@ impl Config {
                 memory::MIB.end()
             );
             return Err(PolicyError::whole(name, &message));
+        }
+        for (at, agents) in config.agents.iter().enumerate() {
+            if let Some(wrong) = agents.wrong() {
+                let message = format!("agents[{at}]: {wrong}");
+                return Err(PolicyError::whole(name, &message));
+            }
         }
         Ok(config)
     }
@@ -311,12 +352,14 @@ fn default_socket() -> PathBuf {
     DEFAULT_SOCKET.into()
 }
 
-fn default_map_memory() -> u32 {
-    memory::DEFAULT_MIB
+fn default_container_sockets() -> Vec<PathBuf> {
+    ["/run/docker.sock", "/run/podman/podman.sock"]
+        .map(PathBuf::from)
+        .into()
 }
 
-fn default_name() -> NameTemplate {
-    NameTemplate(WORDS[0].to_owned())
+fn default_map_memory() -> u32 {
+    memory::DEFAULT_MIB
 }
 
 fn host_name() -> String {
@@ -348,24 +391,28 @@ mod tests {
         assert!(text.contains("did you mean `policy`?"), "{text}");
         let text = error("agents:\n  - cgroup: /a/*\n    name: 'x-{pod}'\n");
         assert!(text.starts_with("c.yaml:5:"), "{text}");
-        assert!(text.contains("{name}, {parent}, {path}"), "{text}");
+        assert!(
+            text.contains("{name}, {parent}, {path}, {container}"),
+            "{text}"
+        );
         assert!(error("map_memory_mib: 4\n").contains("8 to 1024"));
         let empty = Config::parse(" \n", "c.yaml").unwrap_err().to_string();
         assert!(empty.contains("kind: Config"), "{empty}");
     }
 
     #[test]
-    fn names_come_from_the_cgroup() {
-        let cgroup = Path::new("/jobs/team-a/run.7");
-        let fill = |text: &str| {
-            NameTemplate::try_from(text.to_owned())
-                .unwrap()
-                .fill(cgroup)
-        };
-        assert_eq!(fill("{name}"), "run.7");
-        assert_eq!(fill("{parent}/{name}"), "team-a/run.7");
-        assert_eq!(fill("x-{path}"), "x-jobs-team-a-run.7");
-        assert_eq!(fill("fixed"), "fixed");
+    fn one_thing_says_which_they_are() {
+        assert!(ANYWHERE.matches(Path::new("/a")) && ANYWHERE.matches(Path::new("/a/b")));
+        assert!(!NOWHERE.matches(Path::new("/x")) && !NOWHERE.matches(Path::new("/a/x")));
+        let text = error("agents:\n  - name: x\n");
+        assert!(text.contains("agents[0]: exactly one of"), "{text}");
+        let text = error("agents:\n  - cgroup: /a/*\n    unit: a.service\n");
+        assert!(text.contains("exactly one of"), "{text}");
+        let text = error("agents:\n  - unit: a.service\n    name: '{label:x}'\n");
+        assert!(text.contains("for `container` only"), "{text}");
+        let config =
+            format!("{HEAD}agents:\n  - container: {{label: a=b}}\n    name: 'x-{{label:app}}'\n");
+        assert!(Config::parse(&config, "c").is_ok());
     }
 
     #[test]
@@ -391,10 +438,15 @@ mod tests {
         let config = Config::parse(EXAMPLE_YAML, "daemon.yaml").unwrap();
         let mut all = config.clone();
         all.socket_group = Some("g".into());
+        let unit = UnitGlob::try_from("a.service".to_owned()).unwrap();
         all.metrics = Some(([127, 0, 0, 1], 9464).into());
         all.agents = vec![Match {
+            unit: Some(unit),
+            container: Some(ContainerMatch {
+                label: Label::try_from("a".to_owned()).unwrap(),
+            }),
             policy: Some("p".into()),
-            workspace: Some(default_name()),
+            workspace: Some(NameTemplate::cgroup()),
             ..config.agents[0].clone()
         }];
         let mut left = vec![serde_json::to_value(&all).unwrap()];

@@ -10,11 +10,14 @@ use std::{
     sync::Arc,
 };
 
-use super::{runtimes, state::Saved};
+use agentwatch_common::tag::agent_of_cgroup;
+use tokio::sync::mpsc;
+
+use super::{containers::Question, runtimes, state::Saved};
 use crate::{
     api::model::FoundBy,
-    config::Match,
-    host::{self, Ended, Outputs, Plan, wall_offset_ns, watch::Stream},
+    config::{By, Container, Match, container_id},
+    host::{self, Admission, Ended, Outputs, Plan, wall_offset_ns, watch::Stream},
     policy::Policy,
     publish::notice::{Format, Notices},
     respond::cgroup::AgentCgroup,
@@ -31,6 +34,22 @@ pub struct Rules {
     names: HashMap<String, usize>,
     /// The names of agents that a daemon before this one knew, by their cgroups' ids.
     reserved: HashMap<u64, String>,
+    /// What runtimes have said of containers, by their ids; `None` for one that none of them knows.
+    containers: HashMap<String, Option<Container>>,
+}
+
+/// Most containers of which is kept what runtimes have said.
+const CONTAINERS: usize = 4096;
+
+/// Whether a cgroup is an agent's.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// By this match, and as this container.
+    Is(usize, Option<&'a Container>),
+    /// The runtimes must be asked for this container.
+    Ask(String),
+    /// It is not.
+    No,
 }
 
 impl Rules {
@@ -42,6 +61,7 @@ impl Rules {
             root,
             names: HashMap::new(),
             reserved: HashMap::new(),
+            containers: HashMap::new(),
         }
     }
 
@@ -66,21 +86,51 @@ impl Rules {
         Path::new("/").join(folder.strip_prefix(&self.root).unwrap_or(folder))
     }
 
-    /// The match for a cgroup, if it is an agent's.
-    pub fn find(&self, cgroup: &Path) -> Option<usize> {
-        self.matches
-            .iter()
-            .position(|agents| agents.cgroup.matches(cgroup))
+    /// Whether a cgroup is an agent's: the first match that fits counts.
+    pub fn find(&self, cgroup: &Path) -> Found<'_> {
+        let id = container_id(cgroup);
+        for (at, agents) in self.matches.iter().enumerate() {
+            let fits = match (agents.by(), id) {
+                (By::Cgroup(glob) | By::Unit(_, glob), _) => glob.matches(cgroup),
+                (By::Container(label), Some(id)) => match self.containers.get(id) {
+                    None => return Found::Ask(id.to_owned()),
+                    Some(known) => known.as_ref().is_some_and(|known| label.is_on(known)),
+                },
+                (By::Container(_), None) => false,
+            };
+            if fits {
+                let of = |by| matches!(by, By::Container(_));
+                let container = id.filter(|_| of(agents.by()));
+                let container = container.and_then(|id| self.containers.get(id)?.as_ref());
+                return Found::Is(at, container);
+            }
+        }
+        Found::No
+    }
+
+    /// A runtime is to be asked for a container again.
+    pub fn forget_container(&mut self, id: &str) {
+        self.containers.remove(id);
+    }
+
+    /// What a runtime says of a container.
+    pub fn learn(&mut self, id: String, container: Option<Container>) {
+        if self.containers.len() >= CONTAINERS {
+            // They are asked for again, where they are there still.
+            self.containers.clear();
+        }
+        self.containers.insert(id, container);
     }
 
     /// Whether an agent may be below a cgroup that is none itself.
     pub fn may_be_below(&self, cgroup: &Path) -> bool {
         self.matches.iter().any(|agents| {
-            let parent = agents.cgroup.parent();
+            let glob = agents.glob();
+            let parent = glob.parent();
             parent.starts_with(cgroup)
                 || (cgroup.starts_with(&parent) && {
                     let down = cgroup.components().count() - parent.components().count();
-                    let levels = agents.cgroup.levels(&parent);
+                    let levels = glob.levels(&parent);
                     levels
                         .checked_shr(u32::try_from(down).unwrap_or(32))
                         .unwrap_or(levels >> 31)
@@ -112,7 +162,7 @@ impl Rules {
                     continue;
                 }
                 let path = at.join(entry.file_name());
-                if self.find(&path).is_some() {
+                if !matches!(self.find(&path), Found::No) {
                     // What is below an agent's cgroup is the agent's.
                     found.push((path, folder.ino()));
                 } else if self.may_be_below(&path) {
@@ -124,15 +174,29 @@ impl Rules {
     }
 
     /// How an agent is watched.
-    fn plan(&mut self, at: usize, cgroup: &Path, id: u64) -> Plan {
+    fn plan(&mut self, at: usize, container: Option<&Container>, cgroup: &Path, id: u64) -> Plan {
         let agents = &self.matches[at];
         let (policy, source) = self.policies[at].clone();
-        let wanted = name_of(&[agents.name.fill(cgroup).replace('/', "-").into()]);
+        let wanted = agents.name().fill(cgroup, container);
+        let wanted = name_of(&[wanted.replace('/', "-").into()]);
         let workspace = agents
             .workspace
             .as_ref()
-            .map(|folder| folder.fill(cgroup).into());
-        let glob = agents.cgroup.text().to_owned();
+            .map(|folder| folder.fill(cgroup, container).into());
+        let found_by = match (agents.by(), container) {
+            (By::Container(label), Some(container)) => FoundBy::Container {
+                label: label.clone().into(),
+                id: container.id.clone(),
+                name: container.name.clone(),
+                runtime: container.runtime.clone(),
+            },
+            (By::Unit(name, _), _) => FoundBy::Unit {
+                glob: name.to_owned(),
+            },
+            _ => FoundBy::Cgroup {
+                glob: agents.glob().text().to_owned(),
+            },
+        };
         let name = self.name_again(id, &wanted);
         let on_disk = self.on_disk(cgroup);
         Plan {
@@ -142,7 +206,7 @@ impl Rules {
             policy,
             policy_source: source,
             homes: vec!["/root".into()],
-            found_by: FoundBy::Cgroup { glob },
+            found_by,
             runner: None,
         }
     }
@@ -239,20 +303,38 @@ pub struct Door {
     pub rules: Rc<RefCell<Rules>>,
     /// Where what happens goes.
     pub outlets: Outlets,
+    /// Where it is asked for containers.
+    pub ask: mpsc::Sender<Question>,
 }
 
 impl host::Door for Door {
-    fn admit(&mut self, path: &Path, id: u64) -> Option<(Plan, Outputs)> {
+    fn admit(&mut self, path: &Path, id: u64) -> Admission {
         let mut rules = self.rules.borrow_mut();
-        let at = rules.find(path)?;
-        let plan = rules.plan(at, path, id);
+        let (at, container) = match rules.find(path) {
+            Found::Is(at, container) => (at, container.cloned()),
+            Found::No => return Admission::No,
+            Found::Ask(container) => {
+                let question = Question {
+                    number: agent_of_cgroup(id),
+                    id: container,
+                };
+                return match self.ask.try_send(question) {
+                    Ok(()) => Admission::Later,
+                    Err(error) => {
+                        tracing::error!(cgroup = %path.display(), "is not asked for: {error}");
+                        Admission::No
+                    }
+                };
+            }
+        };
+        let plan = rules.plan(at, container.as_ref(), path, id);
         if let Err(error) = runtimes::refuse(&plan.cgroup) {
             rules.free(&plan.name);
             tracing::warn!("{error:#}");
-            return None;
+            return Admission::No;
         }
         let outputs = self.outlets.outputs(&plan.name, &[]);
-        Some((plan, outputs))
+        Admission::Agent(Box::new((plan, outputs)))
     }
 
     fn below(&self, path: &Path) -> Vec<(PathBuf, u64)> {

@@ -1,5 +1,6 @@
 //! The daemon: all agents of a host in one process, found by their cgroups; the API beside it.
 
+mod containers;
 mod door;
 pub mod logs;
 mod recovery;
@@ -81,6 +82,7 @@ pub fn run(config: &Config, load: &dyn Fn() -> Result<Config, PolicyError>) -> R
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => daemon.reload(load),
                 Some(order) = daemon.orders.recv() => daemon.serve(order),
+                Some(answer) = daemon.answers.recv() => daemon.answered(answer)?,
                 Some(ask) = daemon.runs.recv() => daemon.serve_run(ask),
                 () = daemon.host.wait() => {}
             }
@@ -124,11 +126,14 @@ struct Daemon {
     outlets: Outlets,
     orders: mpsc::Receiver<Order>,
     runs: mpsc::Receiver<runs::Ask>,
+    answers: mpsc::UnboundedReceiver<containers::Answer>,
     api: Option<api::Server>,
     /// What runs have asked for, by the agent's number.
     requests: HashMap<u32, RunRequest>,
     /// Runs that a daemon before this one watched and that have not come back, by the cgroup's id.
     pending: HashMap<u64, Saved>,
+    /// Containers of which a runtime could not tell.
+    asked_in_vain: Vec<String>,
     keeper: Keeper,
     config: Config,
     parents: Vec<PathBuf>,
@@ -183,9 +188,11 @@ impl Daemon {
             stream,
             format: logs::findings(config.log),
         };
+        let (ask_runtimes, answers) = containers::start(config.container_sockets.clone())?;
         let door = Door {
             rules: Rc::clone(&rules),
             outlets: outlets.clone(),
+            ask: ask_runtimes,
         };
         host.open_door(Box::new(door), SHARE);
         let now = Instant::now();
@@ -197,9 +204,11 @@ impl Daemon {
             outlets,
             orders,
             runs,
+            answers,
             api: None,
             requests: HashMap::new(),
             pending: HashMap::new(),
+            asked_in_vain: Vec::new(),
             keeper,
             config: config.clone(),
             parents: Vec::new(),
@@ -235,7 +244,7 @@ impl Daemon {
         let rules = Rc::clone(&self.rules);
         let on_disk = |at: &Path| rules.borrow().on_disk(at);
         for agents in &config.agents {
-            let glob = &agents.cgroup;
+            let glob = agents.glob();
             // What is not there yet comes to be below the deepest that is.
             let parent = glob.parent();
             let there = parent
@@ -275,11 +284,40 @@ impl Daemon {
     fn look(&mut self) -> Result<()> {
         self.looked = Instant::now();
         self.host.look_again = false;
+        for id in self.asked_in_vain.drain(..) {
+            self.rules.borrow_mut().forget_container(&id);
+        }
         let found = self.rules.borrow().look(&self.parents);
         for (path, id) in found {
             self.host.found(&path, id);
         }
         self.host.pump()
+    }
+
+    /// A container runtime has said whose a cgroup is.
+    fn answered(&mut self, answer: containers::Answer) -> Result<()> {
+        let containers::Answer {
+            number,
+            id,
+            container,
+        } = answer;
+        let container = container.unwrap_or_else(|error| {
+            tracing::warn!(
+                container = id,
+                "its labels are not known, so it is not watched; it is asked for again: {error:#}"
+            );
+            self.host.look_again = true;
+            self.asked_in_vain.push(id.clone());
+            None
+        });
+        self.rules.borrow_mut().learn(id, container);
+        self.host.answered(number)?;
+        let known = self.host.agent(number).map(|agent| agent.cgroup().id);
+        if let Some(saved) = known.and_then(|id| self.pending.remove(&id)) {
+            self.recall(number, saved)?;
+        }
+        self.stale = true;
+        Ok(())
     }
 
     fn serve(&mut self, order: Order) {

@@ -67,6 +67,10 @@ impl Daemon {
                 }
             }
             let number = agent_of_cgroup(saved.id);
+            if self.host.is_waiting(number) {
+                self.pending.insert(saved.id, saved);
+                continue;
+            }
             if self.host.agent(number).is_none() {
                 tracing::warn!(
                     agent = saved.name,
@@ -81,7 +85,7 @@ impl Daemon {
             again += 1;
         }
         tracing::info!(
-            "the daemon was {} for {} s; {again} agents are watched again, {over} have ended meanwhile, {} runs \
+            "the daemon was {} for {} s; {again} agents are watched again, {over} have ended meanwhile, {} \
              are waited for",
             if before.stopped { "stopped" } else { "away" },
             away.as_secs(),

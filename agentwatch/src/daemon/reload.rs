@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Result, bail};
 
-use super::{Daemon, policies, service};
+use super::{Daemon, door::Found, policies, service};
 use crate::{
     config::Config,
     policy::{Policy, PolicyError},
@@ -69,7 +69,12 @@ impl Daemon {
             let wanted = {
                 let rules = self.rules.borrow();
                 let cgroup = rules.below_root(&path);
-                rules.find(&cgroup).map(|at| rules.policy(at))
+                match rules.find(&cgroup) {
+                    Found::Is(at, _) => Some(rules.policy(at)),
+                    Found::No => None,
+                    // What the runtime said is not known any more: it holds.
+                    Found::Ask(_) => continue,
+                }
             };
             let Some((policy, source)) = wanted else {
                 tracing::info!(agent = &*name, "is no agent any more");

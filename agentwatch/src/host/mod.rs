@@ -8,7 +8,9 @@ mod agent;
 mod leaving;
 mod recall;
 mod reload;
+mod set_up;
 pub mod sums;
+mod waiting;
 pub mod watch;
 
 use std::{
@@ -21,16 +23,17 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 
-use agentwatch_common::tag::{Task, agent_of_cgroup};
+use agentwatch_common::tag::agent_of_cgroup;
 
 pub use agent::{Agent, Counts, Found, Outputs, Standing, row_of};
 pub use leaving::Ended;
+use waiting::Waiting;
 
 use crate::{
     api::model::FoundBy,
     event::ProcessKey,
-    policy::{Enforcement, Mode, Policy, Prefilter},
-    probe::{KernelLog, Options, Probe, borrowed::News, gauge::Gauge, seed},
+    policy::{Policy, Prefilter},
+    probe::{KernelLog, Options, Probe, borrowed::News, gauge::Gauge},
     respond::{self, cgroup::AgentCgroup},
     source::{self, Route, Source},
 };
@@ -60,10 +63,20 @@ pub struct Plan {
     pub runner: Option<ProcessKey>,
 }
 
+/// Whether a cgroup is an agent's.
+pub enum Admission {
+    /// It is, and is watched so.
+    Agent(Box<(Plan, Outputs)>),
+    /// It is not.
+    No,
+    /// That is being asked: see [`Host::answered`]. What is told of it meanwhile is kept.
+    Later,
+}
+
 /// Says which new cgroups are agents, and takes what is left of those that end.
 pub trait Door {
     /// A cgroup came to be where agents may be: its path from the root of the hierarchy, and its v2 id.
-    fn admit(&mut self, path: &Path, id: u64) -> Option<(Plan, Outputs)>;
+    fn admit(&mut self, path: &Path, id: u64) -> Admission;
     /// Agents' cgroups below one that is none: their paths and ids. What was made in it before it was
     /// refused, the kernel took for a part of it.
     fn below(&self, path: &Path) -> Vec<(PathBuf, u64)>;
@@ -92,6 +105,8 @@ pub struct Host {
     /// Records of agents that nobody has introduced yet: a bulk record may be read before the urgent
     /// one that says whose cgroup it is.
     held: Vec<Bytes>,
+    /// Cgroups of which it is being asked whose they are, by the number that the agent would have.
+    waiting: HashMap<u32, Waiting>,
     /// Numbers of which something was read and that no agent had, a short while ago.
     unknown: HashSet<u32>,
     /// Records of cgroups that turned out to be no agent's.
@@ -138,6 +153,7 @@ impl Host {
             all_reads: options.send_all_reads,
             batch: Vec::new(),
             held: Vec::new(),
+            waiting: HashMap::new(),
             unknown: HashSet::new(),
             strays: 0,
             look_again: false,
@@ -208,49 +224,6 @@ impl Host {
             self.spare_only_some();
         }
         added.map(|()| number)
-    }
-
-    fn set_up(&mut self, number: u32, plan: Plan, outputs: Outputs) -> Result<()> {
-        let share = self.share;
-        self.know(&plan.policy, &plan.homes)?;
-        let probe = self.probe.as_mut().context("the watching has ended")?;
-        // Before anything is tagged.
-        if plan.runner.is_some() {
-            probe.spare(plan.cgroup.protected());
-        }
-        let (workspace, homes) = (plan.workspace.clone(), plan.homes.clone());
-        let mut agent = Agent::new(number, plan, outputs);
-        let mut records = agent.introduction(workspace.as_deref());
-        if let Some([prio, bulk]) = share {
-            probe.share(number, prio, bulk)?;
-        }
-        if let Some(limits) = agent.pipeline.deletion_budget() {
-            let workspace = workspace.as_deref().and_then(device_inode);
-            probe.budget(number, &limits, workspace)?;
-        }
-        probe.thin(number, agent.pipeline.policy().events.thin)?;
-        probe.defend(number, agent.pipeline.defends())?;
-        // A cgroup that was removed before its first record was read: what happened in it is in the
-        // records still.
-        if agent.cgroup().path().exists() {
-            enforce(probe, &mut agent, &homes)?;
-            match probe.watch(number, agent.cgroup().path(), agent.cgroup().id) {
-                Err(_) if !agent.cgroup().path().exists() => {}
-                other => other?,
-            }
-            take_in_members(probe, &agent, &mut records)?;
-            let members = agent.cgroup().processes()?.into_iter();
-            let refused = members
-                .map(|pid| probe.inherited(number, pid).err())
-                .find(Option::is_some);
-            agent.say_not_followed(refused.flatten().map(|error| format!("{error:#}")));
-        }
-        for record in &records {
-            agent.step(record, Some(probe));
-        }
-        agent.record(&records)?;
-        self.agents.insert(number, agent);
-        Ok(())
     }
 
     /// Tells the kernel of a policy's sensitive files, once.
@@ -332,10 +305,11 @@ impl Host {
             match source::route(record) {
                 Some(Route::Agent(number)) => match self.agents.get_mut(&number) {
                     Some(agent) => agent.step(record, self.probe.as_mut()),
-                    None => self.stray(record, held.contains(&record.as_ptr())),
+                    None => self.stray(record, number, held.contains(&record.as_ptr())),
                 },
                 // A part of an agent, or one that may be one itself.
-                Some(Route::Made { agent, .. }) if self.agents.contains_key(&agent) => {}
+                Some(Route::Made { agent, id, .. })
+                    if self.agents.contains_key(&agent) || self.is_part(agent, id) => {}
                 Some(Route::Made { id, path, .. }) => self.made(agent_of_cgroup(id), id, &path),
                 Some(Route::Gone(number)) => {
                     if let Some(agent) = self.agents.get_mut(&number) {
@@ -371,7 +345,10 @@ impl Host {
     }
 
     /// A record whose agent is not known: it may be introduced by what is read next.
-    fn stray(&mut self, record: &Bytes, last_chance: bool) {
+    fn stray(&mut self, record: &Bytes, number: u32, last_chance: bool) {
+        if self.keep(record, number) {
+            return;
+        }
         if let Some((number, own)) = source::of_cgroup(record)
             && let Some(agent) = self.agents.get_mut(&number)
         {
@@ -403,7 +380,9 @@ impl Host {
         let unknown: HashSet<u32> = self
             .source
             .agents()
-            .filter(|number| !self.agents.contains_key(number))
+            .filter(|number| {
+                !self.agents.contains_key(number) && !self.waiting.contains_key(number)
+            })
             .collect();
         let gone = unknown.intersection(&self.unknown).copied().collect();
         self.source.forget(&gone);
@@ -415,31 +394,40 @@ impl Host {
         let Some(door) = &mut self.door else {
             return;
         };
-        if self.agents.contains_key(&number) {
+        if self.agents.contains_key(&number) || self.waiting.contains_key(&number) {
             return; // found by looking, meanwhile
         }
-        let Some((plan, outputs)) = door.admit(path, id) else {
-            // Those below it first, so that what comes to be in them meanwhile has their tags; then the tag
-            // goes that the kernel gave provisionally.
-            let below = door.below(path);
-            let agents = HashSet::from([number]);
-            if let Some(probe) = &mut self.probe {
-                for (_, id) in &below {
-                    let _ = probe.tag_cgroup(agent_of_cgroup(*id), *id);
-                }
-                let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
-            }
-            self.source.forget(&agents);
-            for (path, id) in below {
-                self.found(&path, id);
-            }
-            return;
+        let (plan, outputs) = match door.admit(path, id) {
+            Admission::Agent(agent) => *agent,
+            Admission::Later => return self.wait_for(number, id, path),
+            Admission::No => return self.let_go(number, path),
         };
         let name = plan.name.clone();
         if let Err(error) = self.add(plan, outputs)
             && let Some(door) = &mut self.door
         {
             door.refused(&name, &error);
+        }
+    }
+
+    /// A cgroup is no agent's.
+    fn let_go(&mut self, number: u32, path: &Path) {
+        let Some(door) = &mut self.door else {
+            return;
+        };
+        // Those below it first, so that what comes to be in them meanwhile has their tags; then the tag
+        // goes that the kernel gave provisionally.
+        let below = door.below(path);
+        let agents = HashSet::from([number]);
+        if let Some(probe) = &mut self.probe {
+            for (_, id) in &below {
+                let _ = probe.tag_cgroup(agent_of_cgroup(*id), *id);
+            }
+            let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
+        }
+        self.source.forget(&agents);
+        for (path, id) in below {
+            self.found(&path, id);
         }
     }
 
@@ -479,79 +467,6 @@ impl Host {
         agent.cgroup().wait_empty(respond::EMPTY_WITHIN);
         respond::kill_outside(agent.cgroup(), self.members(number));
         Ok(())
-    }
-}
-
-/// Puts a policy's denials in force. One that cannot be is an error, unless the policy says that it need
-/// not be.
-fn enforce(probe: &mut Probe, agent: &mut Agent, homes: &[PathBuf]) -> Result<()> {
-    let policy = Arc::clone(agent.pipeline.policy());
-    let enforced = probe.enforce(agent.number, agent.cgroup().path(), &policy, homes)?;
-    for note in &enforced.notes {
-        agent
-            .outputs
-            .notices
-            .write(&format!("agentwatch: {note}\n"));
-    }
-    if enforced.missing.is_empty() {
-        return Ok(());
-    }
-    let missing = enforced.explain();
-    let said = match (policy.mode, policy.enforcement) {
-        (Mode::Observe, _) => {
-            format!("agentwatch: what the policy would deny is not told here: {missing}\n")
-        }
-        (Mode::Enforce, Enforcement::BestEffort) => {
-            format!("agentwatch: not in force here: {missing}\n")
-        }
-        (Mode::Enforce, Enforcement::Required) => bail!(
-            "the policy denies what this kernel cannot refuse: {missing}. `enforcement: best_effort` \
-             in the policy starts all the same"
-        ),
-    };
-    agent.outputs.notices.write(&said);
-    agent.not_in_force.push(missing);
-    Ok(())
-}
-
-/// Tags what is in the cgroup already. Again until nothing new is found: a process may fork in between,
-/// but what a tagged one forks is tagged by the kernel.
-fn take_in_members(probe: &mut Probe, agent: &Agent, records: &mut Vec<Bytes>) -> Result<()> {
-    let number = agent.number;
-    for (_, id) in agent.cgroup().subtree()? {
-        probe.tag_cgroup(number, id)?;
-    }
-    let mut known = HashSet::new();
-    loop {
-        let new: Vec<u32> = agent
-            .cgroup()
-            .processes()?
-            .into_iter()
-            .filter(|pid| known.insert(*pid))
-            .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        for pid in new {
-            let Some(stat) = seed::stat(pid) else {
-                continue;
-            };
-            let task = Task {
-                start_ns: stat.start_ns,
-                agent: number,
-                ppid: stat.ppid,
-            };
-            if !probe.tag(pid, task)? {
-                continue;
-            }
-            let still = seed::stat(pid).filter(|now| now.start_ns == stat.start_ns);
-            if still.is_none_or(|now| now.is_ending) {
-                // The kernel takes a tag away when the process ends, which may have been before it had one.
-                probe.forget_process(pid)?;
-            } else {
-                records.extend(seed::seed(number, pid, true, respond::now_ns()));
-            }
-        }
     }
 }
 

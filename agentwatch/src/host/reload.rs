@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Host, device_inode, enforce};
+use super::{Host, device_inode, set_up::enforce};
 use crate::{
     policy::{Policy, Prefilter},
     respond,

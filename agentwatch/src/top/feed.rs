@@ -65,7 +65,7 @@ fn now_ms() -> i64 {
 struct Ended;
 
 fn send(to: &SyncSender<Input>, update: Update) -> Result<(), Ended> {
-    to.send(Input::Update(update)).map_err(|_| Ended)
+    to.send(Input::Update(Box::new(update))).map_err(|_| Ended)
 }
 
 struct Poll {
@@ -184,17 +184,19 @@ impl Poll {
 
 /// Findings: those before, then as they happen; again when the daemon is back.
 fn stream(socket: &Path, to: &SyncSender<Input>) {
+    let path = "/v1/events/stream?kind=none";
     loop {
-        // What is wrong the other thread says too.
-        if let Ok(client) = Client::new(Some(socket)) {
-            let mut ended = false;
-            let path = format!("/v1/events/stream?kind=none");
-            // First the stream, then what was before: so nothing is between them.
-            let (past_socket, past_to) = (socket.to_owned(), to.clone());
-            let before = move || {
-                thread::spawn(move || past(&past_socket, &past_to));
-            };
-            let opened = client.stream(&path, before, |item| {
+        let mut ended = false;
+        // First the stream, then what was before: so nothing is between them.
+        let (past_socket, past_to) = (socket.to_owned(), to.clone());
+        let before = move || {
+            thread::spawn(move || {
+                let opened = send(&past_to, Update::Stream(Ok(())));
+                opened.and_then(|()| past(&past_socket, &past_to))
+            });
+        };
+        let read = Client::new(Some(socket)).and_then(|client| {
+            client.stream(path, before, |item| {
                 let sent = match item {
                     StreamItem::Finding(finding) => send(to, Update::Finding(Box::new(finding))),
                     StreamItem::Missed(missed) => send(to, Update::Missed(missed.missed)),
@@ -202,24 +204,27 @@ fn stream(socket: &Path, to: &SyncSender<Input>) {
                 };
                 ended = sent.is_err();
                 !ended
-            });
-            if ended {
-                return;
-            }
-            // The daemon says no (too many readers), or is gone: once more, in a while.
-            drop(opened);
+            })
+        });
+        // The daemon is gone, or says no (too many readers): once more, in a while.
+        let why = read
+            .err()
+            .map_or_else(String::new, |error| format!("{error:#}"));
+        if ended || send(to, Update::Stream(Err(why))).is_err() {
+            return;
         }
         thread::sleep(AGAIN);
     }
 }
 
 /// What was found before.
-fn past(socket: &Path, to: &SyncSender<Input>) {
+fn past(socket: &Path, to: &SyncSender<Input>) -> Result<(), Ended> {
     let found = Client::new(Some(socket))
         .and_then(|client| client.get::<Vec<Finding>>(&format!("/v1/findings?since={BEFORE}")));
-    for finding in found.unwrap_or_default() {
-        if send(to, Update::Finding(Box::new(finding))).is_err() {
-            return;
-        }
+    match found {
+        Ok(found) => found
+            .into_iter()
+            .try_for_each(|finding| send(to, Update::Finding(Box::new(finding)))),
+        Err(error) => send(to, Update::Stream(Err(format!("{error:#}")))),
     }
 }

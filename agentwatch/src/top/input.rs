@@ -95,10 +95,9 @@ fn in_list(state: &mut State, code: KeyCode) -> Option<Order> {
         KeyCode::Char('>') => state.sort = state.sort.step(true),
         KeyCode::Char('<') => state.sort = state.sort.step(false),
         KeyCode::Char('r') => state.reverse = !state.reverse,
-        KeyCode::Esc | KeyCode::Backspace => {
-            if state.paused.take().is_none() {
-                state.filter = Filter::default();
-            }
+        // First it ends the pause, then the filter.
+        KeyCode::Esc | KeyCode::Backspace if state.paused.take().is_none() => {
+            state.filter = Filter::default();
         }
         _ => {}
     }
@@ -380,12 +379,11 @@ fn search(state: &mut State, forward: bool, here: bool) {
             .any(|field| field.to_lowercase().contains(&text))
             .then_some(agent.id)
     });
-    match found {
-        Some(id) => state.selected = Some(id),
-        None => {
-            let said = format!("no agent in the list has {:?}", state.search);
-            state.say(true, said);
-        }
+    if found.is_some() {
+        state.selected = found;
+    } else {
+        let said = format!("no agent in the list has {:?}", state.search);
+        state.say(true, said);
     }
 }
 

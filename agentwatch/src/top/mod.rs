@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use jiff::Timestamp;
 use ratatui::crossterm::event::{self, Event};
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,7 +41,7 @@ const CLOCK: Duration = Duration::from_secs(1);
 /// What the screen waits for.
 pub(crate) enum Input {
     /// Something is new.
-    Update(Update),
+    Update(Box<Update>),
     /// The terminal tells something.
     Terminal(Event),
     /// The terminal, or a signal, ends it; why, where that is an error.
@@ -54,7 +54,7 @@ pub enum From {
     /// A daemon, at a socket.
     Daemon(PathBuf),
     /// A recording.
-    Recording(player::Plan),
+    Recording(Box<player::Plan>),
 }
 
 /// Shows the live view until somebody ends it.
@@ -69,7 +69,7 @@ pub fn run(mut state: State, theme: &Theme, from: From) -> Result<()> {
     signals(to.clone())?;
     match from {
         From::Daemon(socket) => feed::start(socket, to.clone(), orders)?,
-        From::Recording(plan) => player::start(plan, to.clone(), orders)?,
+        From::Recording(plan) => player::start(&plan, to.clone(), orders)?,
     }
     let mut screen = Screen::take()?;
     let size = screen.terminal.size().context("cannot use the terminal")?;
@@ -107,9 +107,8 @@ fn show(
         // All that comes until the next frame is due.
         loop {
             match inputs.recv_timeout(wait) {
-                Ok(Input::End(None)) => return Ok(()),
-                Ok(Input::End(Some(why))) => anyhow::bail!(why),
-                Ok(Input::Update(update)) => state.take(update),
+                Ok(Input::End(why)) => return why.map_or(Ok(()), |why| Err(anyhow!(why))),
+                Ok(Input::Update(update)) => state.take(*update),
                 Ok(Input::Terminal(event)) => match input::take(state, &event) {
                     Some(Order::Quit) => return Ok(()),
                     Some(Order::Export) => match export::write(state) {
@@ -119,18 +118,24 @@ fn show(
                         }
                         Err(error) => state.say(true, format!("not exported: {error:#}")),
                     },
-                    Some(order) => {
-                        if orders.try_send(order).is_err() {
-                            state.say(true, "too much is asked for at once: not done");
-                        }
-                    }
+                    Some(order) => hand_on(state, orders, order),
                     None => {}
                 },
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            wait = FRAME.saturating_sub(drawn.elapsed());
+            let Some(left) = FRAME.checked_sub(drawn.elapsed()) else {
+                break;
+            };
+            wait = left;
         }
+    }
+}
+
+/// Has an order done by who feeds the state.
+fn hand_on(state: &mut State, orders: &SyncSender<Order>, order: Order) {
+    if orders.try_send(order).is_err() {
+        state.say(true, "too much is asked for at once: not done");
     }
 }
 

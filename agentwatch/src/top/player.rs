@@ -477,18 +477,19 @@ pub fn at_once(plan: &Plan, mut take: impl FnMut(&mut Player, Update)) -> Result
 }
 
 /// Plays on a thread of its own. What comes goes to `to`.
-pub(super) fn start(plan: Plan, to: SyncSender<Input>, orders: Receiver<Order>) -> Result<()> {
-    let player = Player::open(&plan)?;
+pub(super) fn start(plan: &Plan, to: SyncSender<Input>, orders: Receiver<Order>) -> Result<()> {
+    let speed = plan.speed;
+    let player = Player::open(plan)?;
     thread::Builder::new()
         .name("top-player".to_owned())
-        .spawn(move || play(player, plan.speed, &to, &orders))
+        .spawn(move || play(player, speed, &to, &orders))
         .context("cannot start a thread")?;
     Ok(())
 }
 
 /// Plays until the end, and serves orders after it too.
 fn play(mut player: Player, mut speed: f64, to: &SyncSender<Input>, orders: &Receiver<Order>) {
-    let send = |update| to.send(Input::Update(update)).is_ok();
+    let send = |update| to.send(Input::Update(Box::new(update))).is_ok();
     let step = Duration::from_millis(STEP_MS);
     let mut next = Instant::now();
     let mut more = true;

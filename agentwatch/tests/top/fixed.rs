@@ -30,7 +30,9 @@ pub const BEGIN_MS: i64 = 1_795_255_200_000;
 const SECONDS: u32 = 30;
 
 fn rfc3339(at_ms: i64) -> String {
-    Timestamp::from_millisecond(at_ms).unwrap().to_string()
+    Timestamp::from_millisecond(at_ms)
+        .expect("a time")
+        .to_string()
 }
 
 /// An agent that does something.
@@ -136,7 +138,7 @@ pub fn finding(n: u32, severity: &str, agent: &str, message: &str) -> Finding {
         "evidence": [],
         "response": {"requested": "alert", "taken": "alert"},
     }))
-    .unwrap()
+    .expect("a finding")
 }
 
 /// How it is with the daemon.
@@ -214,10 +216,10 @@ pub fn recording(name: &str, size: (u16, u16)) -> State {
     };
     let mut state = State::new(source, TimeZone::UTC);
     state.size = size;
-    let mut player = Player::open(&plan).unwrap();
+    let mut player = Player::open(&plan).expect("a recording");
     let mut found = false;
     loop {
-        let (updates, more) = player.step(100).unwrap();
+        let (updates, more) = player.step(100).expect("a whole recording");
         for update in updates {
             found |= matches!(update, Update::Finding(_));
             state.take(update);
@@ -251,9 +253,12 @@ pub fn write(state: &mut State, text: &str) {
 
 /// Draws the screen.
 pub fn screen(state: &State, choice: Choice) -> Buffer {
-    let mut terminal = Terminal::new(TestBackend::new(state.size.0, state.size.1)).unwrap();
+    let mut terminal =
+        Terminal::new(TestBackend::new(state.size.0, state.size.1)).expect("a terminal");
     let theme = Theme::new(choice, |_| None);
-    terminal.draw(|frame| draw(state, &theme, frame)).unwrap();
+    terminal
+        .draw(|frame| draw(state, &theme, frame))
+        .expect("a frame");
     terminal.backend().buffer().clone()
 }
 

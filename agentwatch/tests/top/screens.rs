@@ -3,7 +3,7 @@
 use agentwatch::{
     api::model::{Action, AskedBy, Verb},
     top::{
-        state::{Source, State, Update},
+        state::{Screen, Source, State, Update, detail::Detail},
         theme::Choice,
     },
 };
@@ -94,6 +94,27 @@ fn a_daemon_that_is_gone() {
     let seen = text(&state);
     assert!(seen.contains("● live"), "{seen}");
     assert!(seen.contains("the daemon was started again at"), "{seen}");
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let mut state = fleet(SMALL);
+    state.take(Update::Stream(Err("32 read it already".to_owned())));
+    let said = "findings are not shown as they happen: 32 read it already";
+    assert!(text(&state).contains(said));
+    state.take(Update::Stream(Ok(())));
+    assert!(!text(&state).contains(said));
+    press(&mut state, KeyCode::Enter);
+    let Screen::Agent(agent) = state.screen else {
+        panic!("{:?}", state.screen);
+    };
+    let detail = Detail {
+        agent,
+        error: Some("no agent is called 5".to_owned()),
+        ..Detail::default()
+    };
+    state.take(Update::Detail(Box::new(detail)));
+    assert!(text(&state).contains("the lists are not of now: no agent is called 5"));
 }
 
 #[test]

@@ -51,6 +51,9 @@ const E2E: &[Package] = &[
     Package::new("python3-pip", "/usr/bin/pip3"),
     Package::new("dpkg-dev", "dpkg-scanpackages"),
     Package::new("procps", "pkill"),
+    Package::new("podman", "podman"),
+    Package::new("runc", "runc"),
+    Package::new("busybox-static", "busybox"),
     // For systemd-analyze: what runs as pid 1 here stays what it is.
     Package::new("systemd", "systemd-analyze"),
     Package::new("curl", "curl"),

@@ -102,6 +102,22 @@ pub enum FoundBy {
         /// The glob.
         glob: String,
     },
+    /// The name of its unit of systemd.
+    Unit {
+        /// The glob of names.
+        glob: String,
+    },
+    /// A label of its container.
+    Container {
+        /// The label.
+        label: String,
+        /// The container's id.
+        id: String,
+        /// The container's name.
+        name: String,
+        /// The runtime that told of it: its socket.
+        runtime: String,
+    },
     /// `agentwatch run` asked for it.
     Run {
         /// The command.

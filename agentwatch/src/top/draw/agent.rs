@@ -90,6 +90,8 @@ fn why(pen: &mut Pen<'_>, state: &State, row: &Row<'_>, head: Rect) {
     let found = match &agent.found_by {
         FoundBy::Cgroup { glob } if glob.is_empty() => None,
         FoundBy::Cgroup { glob } => Some(format!("the glob {glob}")),
+        FoundBy::Unit { glob } => Some(format!("the unit {glob}")),
+        FoundBy::Container { name, .. } => Some(format!("the container {name}")),
         FoundBy::Run { command } => Some(format!("run: {}", command.join(" "))),
     };
     if let Some(found) = found {

@@ -88,10 +88,10 @@ pub fn tabs(pen: &mut Pen<'_>, state: &State, area: Rect) {
 
 /// Where the lines of a pane are: without its title, and without what is told below them.
 fn list_area(state: &State, pane: Pane, area: Rect, titled: bool) -> Rect {
-    let titles = u16::from(titled) + u16::from(columns(pane).is_some());
+    let above = u16::from(titled) + u16::from(columns(pane).is_some());
     let area = Rect {
-        y: area.y + titles.min(area.height),
-        height: area.height.saturating_sub(titles),
+        y: area.y + above.min(area.height),
+        height: area.height.saturating_sub(above),
         ..area
     };
     if pane == Pane::Findings {
@@ -139,14 +139,14 @@ pub fn draw(pen: &mut Pen<'_>, state: &State, pane: Pane, area: Rect, titled: bo
     }
     let theme = *pen.theme;
     let active = super::agent::is_active(state, pane);
-    let mut titles = 0;
+    let mut above = 0;
     if titled {
         let text = format!("{} {}", pane.index() + 1, label(state, pane));
         pen.rule(nth(area, 0), &text, active);
-        titles = 1;
+        above = 1;
     }
     if let Some(columns) = columns(pane) {
-        pen.text(nth(area, titles), columns, theme.title);
+        pen.text(nth(area, above), columns, theme.title);
     }
     let list = list_area(state, pane, area, titled);
     let count = count(state, pane);

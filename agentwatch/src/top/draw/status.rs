@@ -56,11 +56,24 @@ pub fn line(state: &State, theme: &Theme) -> Line<'static> {
     Line::from(spans)
 }
 
-/// What the daemon itself suffers from.
+/// What is not as one would think from the rest of the screen.
 fn trouble(state: &State) -> Option<String> {
+    if state.unreachable.is_some() {
+        return None;
+    }
+    let old = match state.screen {
+        Screen::Agent(_) => state.look().and_then(|look| look.now.error.clone()),
+        Screen::Agents => None,
+    };
+    if let Some(error) = old {
+        return Some(format!("the lists are not of now: {error}"));
+    }
+    if let Some(error) = &state.no_stream {
+        return Some(format!("findings are not shown as they happen: {error}"));
+    }
     let health = state.health.as_ref()?;
     let error = health.history_error.as_ref()?;
-    Some(format!("the history cannot be written: {error}"))
+    Some(format!("the daemon cannot write the history: {error}"))
 }
 
 /// The last line: what is typed, what happened, or the keys. Where the cursor goes, if anywhere.

@@ -71,6 +71,7 @@ impl Sort {
     }
 
     /// The one after it, or before.
+    #[must_use]
     pub fn step(self, forward: bool) -> Self {
         let n = Self::ALL.len();
         let at = Self::ALL.iter().position(|sort| *sort == self).unwrap_or(0);

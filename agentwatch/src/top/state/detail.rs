@@ -200,8 +200,7 @@ impl<'a> Look<'a> {
     pub fn flows(&self) -> Vec<Rated<'a>> {
         let seconds = self.seconds();
         // A UDP socket has several peers.
-        type Key<'b> = (u64, &'b str);
-        let before: HashMap<Key<'_>, (u64, u64)> = self
+        let before: HashMap<(u64, &str), (u64, u64)> = self
             .before
             .into_iter()
             .flat_map(|detail| &detail.flows)
@@ -240,10 +239,10 @@ impl<'a> Look<'a> {
 mod tests {
     use super::*;
 
-    fn process(pid: u32, ppid: u32, cpu_us: u64) -> Process {
+    fn process(pid: u32, parent: u32, cpu_us: u64) -> Process {
         Process {
             pid,
-            ppid,
+            ppid: parent,
             start_ns: u64::from(pid),
             cpu_us: Some(cpu_us),
             ..Process::default()

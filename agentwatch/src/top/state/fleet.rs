@@ -168,26 +168,18 @@ impl Fleet {
         let mut there = std::collections::HashSet::with_capacity(agents.len());
         for agent in agents {
             there.insert(agent.id);
-            match self.agents.get_mut(&agent.id) {
-                Some(tracked) => {
-                    let sample = Sample::new(&agent, at_ms, self.measured, tracked.samples.back());
-                    if tracked.samples.len() == SAMPLES {
-                        tracked.samples.pop_front();
-                    }
-                    tracked.samples.push_back(sample);
-                    tracked.agent = agent;
-                    tracked.gone_ms = None;
-                }
-                None => {
-                    let samples = VecDeque::from([Sample::new(&agent, at_ms, self.measured, None)]);
-                    let tracked = Tracked {
-                        agent,
-                        samples,
-                        gone_ms: None,
-                    };
-                    self.agents.insert(tracked.agent.id, tracked);
-                }
+            let tracked = self.agents.entry(agent.id).or_insert_with(|| Tracked {
+                agent: Agent::default(),
+                samples: VecDeque::new(),
+                gone_ms: None,
+            });
+            let sample = Sample::new(&agent, at_ms, self.measured, tracked.samples.back());
+            if tracked.samples.len() == SAMPLES {
+                tracked.samples.pop_front();
             }
+            tracked.samples.push_back(sample);
+            tracked.agent = agent;
+            tracked.gone_ms = None;
         }
         for (id, tracked) in &mut self.agents {
             if !there.contains(id) {
@@ -261,6 +253,8 @@ fn row(tracked: &Tracked, at_ms: i64) -> Option<Row<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use AgentState::{Gone, Watched};
+
     use super::*;
     use crate::api::model::EventCounts;
 
@@ -288,7 +282,6 @@ mod tests {
                 .map(|row| (row.agent.id, row.state))
                 .collect()
         };
-        use AgentState::{Gone, Watched};
         assert_eq!(seen(Some(999)), []);
         assert_eq!(seen(Some(1500)), [(1, Watched)]);
         assert_eq!(seen(Some(2000)), [(1, Watched), (2, Watched)]);

@@ -64,6 +64,8 @@ pub enum Update {
     Finding(Box<Finding>),
     /// The stream of findings dropped so many items for us.
     Missed(u64),
+    /// Whether findings come as they happen; why not.
+    Stream(Result<(), String>),
     /// What came of an order.
     Acted(Verb, String, Result<Box<Action>, String>),
     /// A recording plays at this speed now.
@@ -184,6 +186,8 @@ pub struct State {
     pub health: Option<Box<Health>>,
     /// Why there is no daemon, and since when, Unix milliseconds.
     pub unreachable: Option<(i64, String)>,
+    /// Why findings do not come as they happen.
+    pub no_stream: Option<String>,
     /// When it told something last, Unix milliseconds.
     heard_ms: Option<i64>,
     /// Oldest first.
@@ -230,6 +234,7 @@ impl State {
             details: Details::default(),
             health: None,
             unreachable: None,
+            no_stream: None,
             heard_ms: None,
             findings: VecDeque::new(),
             known: HashSet::new(),
@@ -286,6 +291,7 @@ impl State {
                 true,
                 format!("{n} items of the stream came too fast: `agentwatch findings` has all"),
             ),
+            Update::Stream(works) => self.no_stream = works.err(),
             Update::Acted(verb, name, result) => self.acted(verb, &name, result),
             Update::Speed(to) => {
                 if let Source::Recording { speed, .. } = &mut self.source {

@@ -1,8 +1,10 @@
-//! The daemon: agents that come and go (`agents`), and what is done to them and asked of it (`api`).
+//! The daemon: agents that come and go (`agents`), what is done to them and asked of it (`api`), and the
+//! screen that shows it (`top`).
 
 pub mod agents;
 pub mod api;
 pub mod clients;
+pub mod discovery;
 pub mod docs;
 pub mod follow;
 pub mod metrics;
@@ -10,6 +12,7 @@ pub mod openapi;
 pub mod recovery;
 pub mod runs;
 pub mod service;
+pub mod top;
 
 use std::{
     fs,
@@ -65,11 +68,18 @@ impl Drop for Tree {
         let _ = fs::write(self.0.join("cgroup.freeze"), "0");
         let _ = fs::write(self.0.join("cgroup.kill"), "1");
         let _ = until("a test's cgroups to be gone", || {
-            for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-                let _ = fs::remove_dir(entry.path());
-            }
+            remove_below(&self.0);
             fs::remove_dir(&self.0).is_ok() || !self.0.exists()
         });
+    }
+}
+
+fn remove_below(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_below(&entry.path());
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 

@@ -1,0 +1,174 @@
+//! What container runtimes say of a container: docker and podman are asked by their API, on a thread of its
+//! own, so that a runtime that is slow makes nobody wait.
+
+use std::{collections::BTreeMap, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use hyper::{Method, StatusCode, body::Bytes};
+use serde::Deserialize;
+use tokio::{
+    net::UnixStream,
+    sync::{Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+
+use crate::{api::client, config::Container, text::escape_str};
+
+/// Questions that may wait; past that a cgroup is looked at again later.
+const QUESTIONS: usize = 4096;
+/// Questions at once.
+const AT_ONCE: usize = 8;
+/// How long a runtime may take.
+const WITHIN: Duration = Duration::from_secs(5);
+/// How often one is asked for a container that it does not know: it may be making it.
+const TRIES: usize = 4;
+/// The time between.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Whose container is it?
+#[derive(Debug)]
+pub struct Question {
+    /// The number that its cgroup's agent would have.
+    pub number: u32,
+    /// The container's id.
+    pub id: String,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Answer {
+    /// See [`Question::number`].
+    pub number: u32,
+    /// See [`Question::id`].
+    pub id: String,
+    /// The container, `None` where no runtime knows it.
+    pub container: Result<Option<Container>>,
+}
+
+/// What docker's API says of a container (`GET /containers/{id}/json`), and podman's as docker's.
+#[derive(Deserialize)]
+struct Inspected {
+    #[serde(rename = "Name", default)]
+    name: String,
+    #[serde(rename = "Config", default)]
+    config: Inside,
+}
+
+#[derive(Default, Deserialize)]
+struct Inside {
+    #[serde(rename = "Labels", default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// Starts the thread. It ends when nobody asks any more.
+///
+/// # Errors
+///
+/// When there can be no more threads.
+pub fn start(
+    sockets: Vec<PathBuf>,
+) -> Result<(mpsc::Sender<Question>, mpsc::UnboundedReceiver<Answer>)> {
+    let (ask, mut questions) = mpsc::channel::<Question>(QUESTIONS);
+    // Bounded by the questions.
+    let (answer, answers) = mpsc::unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let sockets: Arc<[PathBuf]> = sockets.into();
+    std::thread::Builder::new()
+        .name("containers".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                let room = Arc::new(Semaphore::new(AT_ONCE));
+                while let Some(Question { number, id }) = questions.recv().await {
+                    let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+                        return;
+                    };
+                    let (sockets, answer) = (Arc::clone(&sockets), answer.clone());
+                    tokio::spawn(async move {
+                        let container = find(&sockets, &id).await;
+                        let _ = answer.send(Answer {
+                            number,
+                            id,
+                            container,
+                        });
+                        drop(place);
+                    });
+                }
+            });
+        })
+        .context("cannot start the thread that asks container runtimes")?;
+    Ok((ask, answers))
+}
+
+/// Asks one runtime after the other.
+async fn find(sockets: &[PathBuf], id: &str) -> Result<Option<Container>> {
+    let mut failed = None;
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            sleep(AGAIN).await;
+        }
+        let mut is_there = false;
+        for socket in sockets {
+            match timeout(WITHIN, inspect(socket, id)).await {
+                Ok(Ok(Inspection::Is(container))) => return Ok(Some(container)),
+                Ok(Ok(Inspection::Unknown)) => is_there = true,
+                Ok(Ok(Inspection::NoRuntime)) => {}
+                Ok(Err(error)) => failed = Some(error.context(socket.display().to_string())),
+                Err(_) => {
+                    let said = format!("{} does not answer", socket.display());
+                    failed = Some(anyhow::Error::msg(said));
+                }
+            }
+        }
+        if failed.is_some() || !is_there {
+            break;
+        }
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(None),
+    }
+}
+
+enum Inspection {
+    Is(Container),
+    Unknown,
+    NoRuntime,
+}
+
+async fn inspect(socket: &PathBuf, id: &str) -> Result<Inspection> {
+    let stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(Inspection::NoRuntime);
+        }
+        Err(error) => return Err(error).context("cannot be reached"),
+    };
+    let path = format!("/containers/{id}/json");
+    let (status, body) = client::over(stream, Method::GET, &path, Bytes::new()).await?;
+    match status {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND => return Ok(Inspection::Unknown),
+        other => bail!("answers {other}"),
+    }
+    let Inspected { name, config } =
+        serde_json::from_slice(&body).context("its answer is not understood")?;
+    let labels = config.labels.unwrap_or_default();
+    Ok(Inspection::Is(Container {
+        id: id.to_owned(),
+        // Docker puts a slash before it.
+        name: escape_str(name.trim_start_matches('/')),
+        labels: labels
+            .into_iter()
+            .map(|(key, value)| (escape_str(&key), escape_str(&value)))
+            .collect(),
+        runtime: socket.display().to_string(),
+    }))
+}

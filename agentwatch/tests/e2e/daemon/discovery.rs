@@ -1,0 +1,263 @@
+//! Agents that are found by their unit of systemd, and by their container's label.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixListener,
+    path::Path,
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use super::{Daemon, Tree};
+use crate::{
+    support::{Background, Place, until},
+    tests,
+};
+
+tests! {
+    by_unit;
+    by_label;
+    by_label_of_podman needs "podman", "runc", "busybox";
+}
+
+fn by_unit() -> Result<()> {
+    let tree = Tree::new("unit")?;
+    let unit = format!("awt{}-*.service", std::process::id());
+    let name = unit.replace('*', "1");
+    let mut daemon = Daemon::start(&format!("  - unit: '{unit}'\n"), "")?;
+    fs::create_dir(tree.0.join("x.slice"))?;
+    let _first = tree.start(&format!("x.slice/{name}"), "/bin/true first; exec sleep 60")?;
+    let _second = tree.start("x.slice/other.service", "/bin/true other; exec sleep 60")?;
+    until("the agent", || daemon.is(&name, "watched"))?;
+    let agent = daemon.agent(&name).context("no agent")?;
+    ensure!(
+        agent["found_by"] == json!({"by": "unit", "glob": unit}),
+        "{agent}"
+    );
+    ensure!(
+        daemon.get("/v1/agents")?.as_array().map(Vec::len) == Some(1),
+        "more than one agent"
+    );
+    daemon.stop()?;
+    first_exec(&daemon, &name, "first")
+}
+
+/// The first program of an agent is in the history, and of nobody else anything.
+fn first_exec(daemon: &Daemon, name: &str, word: &str) -> Result<()> {
+    let execs = daemon.events(&["exec"])?;
+    ensure!(
+        execs
+            .iter()
+            .any(|row| row.agent == name && row.argv() == ["/bin/true", word]),
+        "{execs:#?}"
+    );
+    ensure!(execs.iter().all(|row| row.agent == name), "{execs:#?}");
+    Ok(())
+}
+
+const AGENT: &str = "a1aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const OTHER: &str = "b2bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const UNKNOWN: &str = "c3cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
+
+/// Answers as docker does, and takes its time.
+fn runtime(socket: &Path) -> Result<()> {
+    let listener = UnixListener::bind(socket)?;
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut head = [0; 4096];
+                let n = stream.read(&mut head).unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..n]).into_owned();
+                thread::sleep(Duration::from_millis(300));
+                let (status, body) = if head.starts_with(&format!("GET /containers/{AGENT}/json")) {
+                    let labels = json!({"agentwatch.io/agent": "true", "app": "web/1"});
+                    let answer =
+                        json!({"Id": AGENT, "Name": "/nice", "Config": {"Labels": labels}});
+                    ("200 OK", answer)
+                } else if head.contains(OTHER) {
+                    let labels = json!({"agentwatch.io/agent": "false"});
+                    let answer = json!({"Id": OTHER, "Name": "/not", "Config": {"Labels": labels}});
+                    ("200 OK", answer)
+                } else {
+                    ("404 Not Found", json!({"message": "No such container"}))
+                };
+                let body = body.to_string();
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+            });
+        }
+    });
+    Ok(())
+}
+
+fn by_label() -> Result<()> {
+    let tree = Tree::new("label")?;
+    let place = Place::new()?;
+    let socket = place.path("docker.sock");
+    runtime(&socket)?;
+    let agents = "  - container: {label: agentwatch.io/agent=true}\n    name: 'box-{label:app}'\n";
+    let more = format!(
+        "container_sockets: [{}, {}]\n",
+        place.text("none"),
+        socket.display()
+    );
+    let there = format!("docker-{AGENT}.scope");
+    let mut daemon = Daemon::start(agents, &more)?;
+    // All at once: what is asked of one does not hold up another.
+    let mut all = Vec::new();
+    for (name, word) in [
+        (there.as_str(), "first"),
+        (&format!("libpod-{OTHER}"), "other"),
+        (UNKNOWN, "unknown"),
+    ] {
+        all.push(tree.start(name, &format!("/bin/true {word}; exec sleep 60"))?);
+    }
+    until("the agent", || daemon.is("box-web-1", "watched")).with_context(|| daemon.said())?;
+    let agent = daemon.agent("box-web-1").context("no agent")?;
+    ensure!(
+        agent["found_by"]
+            == json!({"by": "container", "label": "agentwatch.io/agent=true", "id": AGENT, "name": "nice",
+                "runtime": socket.display().to_string()}),
+        "{agent}"
+    );
+    // The others are let go: the kernel has no tag of them.
+    let processes = agent["processes"].as_u64();
+    until("the others to be let go", || {
+        daemon.get("/v1/health").is_ok_and(|health| {
+            health["maps"]["TASKS"].as_u64() <= Some(1) && health["maps"]["CGROUPS"] == 1
+        })
+    })
+    .with_context(|| format!("{processes:?} {:?}", daemon.get("/v1/health")))?;
+    daemon.stop()?;
+    first_exec(&daemon, "box-web-1", "first")
+}
+
+/// The same with podman itself.
+fn by_label_of_podman() -> Result<()> {
+    let place = Place::new()?;
+    let tree = Tree::new("podman")?;
+    let podman = Podman::start(&place, tree.cgroup())?;
+    let agents = "  - container: {label: agentwatch.io/agent=true}\n";
+    let more = format!("container_sockets: [{}]\n", place.text("podman.sock"));
+    let mut daemon = Daemon::start(agents, &more)?;
+    let suffix = std::process::id();
+    let (agent, other) = (format!("awt-agent-{suffix}"), format!("awt-other-{suffix}"));
+    podman.run(&agent, "agentwatch.io/agent=true", "first")?;
+    podman.run(&other, "agentwatch.io/agent=no", "other")?;
+    until("the agent", || daemon.is(&agent, "watched")).with_context(|| daemon.said())?;
+    ensure!(
+        daemon.get("/v1/agents")?.as_array().map(Vec::len) == Some(1),
+        "more than one agent"
+    );
+    let (ok, said) = daemon.verb(&["kill", &agent])?;
+    ensure!(ok, "{said}");
+    podman.ended(&agent)?;
+    drop(podman);
+    daemon.stop()?;
+    first_exec(&daemon, &agent, "first")
+}
+
+/// podman with all it keeps in a test's folder. Its containers are gone when it is dropped.
+struct Podman {
+    root: Vec<String>,
+    /// The cgroup above those of its containers.
+    cgroup: String,
+    _service: Background,
+}
+
+impl Podman {
+    fn start(place: &Place, cgroup: String) -> Result<Self> {
+        let rootfs = place.path("rootfs");
+        for folder in ["bin", "proc", "dev", "sys", "etc", "run", "tmp"] {
+            fs::create_dir_all(rootfs.join(folder))?;
+        }
+        fs::copy("/bin/busybox", rootfs.join("bin/busybox"))?;
+        for applet in ["sh", "true", "sleep"] {
+            std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet))?;
+        }
+        let mut root = Vec::new();
+        for (option, folder) in [
+            ("--root", "storage"),
+            ("--runroot", "run"),
+            ("--tmpdir", "tmp"),
+        ] {
+            root.extend([option.to_owned(), place.text(folder)]);
+        }
+        for option in [
+            "--runtime=runc",
+            "--cgroup-manager=cgroupfs",
+            "--events-backend=file",
+            "--storage-driver=vfs",
+        ] {
+            root.push(option.to_owned());
+        }
+        let socket = format!("unix://{}", place.text("podman.sock"));
+        let service = Background::start(
+            Command::new("podman")
+                .args(&root)
+                .args(["system", "service", "--time=0", &socket]),
+        )?;
+        let podman = Self {
+            root,
+            cgroup,
+            _service: service,
+        };
+        until("podman's API", || place.path("podman.sock").exists())?;
+        Ok(podman)
+    }
+
+    fn command(&self, words: &[&str]) -> Result<String> {
+        let output = Command::new("podman")
+            .args(&self.root)
+            .args(words)
+            .output()?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(output.status.success(), "podman {words:?}: {said}");
+        Ok(said)
+    }
+
+    fn run(&self, name: &str, label: &str, word: &str) -> Result<()> {
+        let storage = Path::new(&self.root[1]);
+        let rootfs = storage.with_file_name("rootfs").display().to_string();
+        self.command(&[
+            "run",
+            "--detach",
+            "--network=none",
+            "--cgroup-parent",
+            &self.cgroup,
+            "--ulimit=nofile=1024:1024",
+            "--ulimit=nproc=4096:4096",
+            "--name",
+            name,
+            "--label",
+            label,
+            "--rootfs",
+            &rootfs,
+            "/bin/sh",
+            "-c",
+            &format!("/bin/true {word}; sleep 60"),
+        ])?;
+        Ok(())
+    }
+
+    fn ended(&self, name: &str) -> Result<()> {
+        until("the container to have ended", || {
+            self.command(&["inspect", "--format={{.State.Running}}", name])
+                .is_ok_and(|said| said.trim() == "false")
+        })
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let _ = self.command(&["rm", "--all", "--force", "--time=0"]);
+    }
+}
