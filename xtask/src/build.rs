@@ -1,6 +1,6 @@
 //! `cargo xtask build`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
 
@@ -33,4 +33,13 @@ pub fn agentwatch(release: bool) -> Result<PathBuf> {
     workspace::run(&mut cargo)?;
     let profile = if release { "release" } else { "debug" };
     Ok(workspace::target_dir()?.join(profile).join("agentwatch"))
+}
+
+/// Builds, and writes the manual pages to `target/man`.
+pub fn man() -> Result<()> {
+    let to = workspace::target_dir()?.join("man");
+    let mut agentwatch = Command::new(agentwatch(false)?);
+    workspace::run(agentwatch.args(["man", "--to"]).arg(&to))?;
+    println!("{}", to.display());
+    Ok(())
 }

@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod build;
 mod demo;
+mod image;
 mod outcome;
 mod screenshot;
 mod setup;
@@ -39,6 +40,10 @@ enum Verb {
     /// Prints the size of each kernel program on this kernel and others, and compares it with what is
     /// stored.
     Verifier(verifier::Args),
+    /// Builds the container image around this checkout's program, and tries it.
+    Image,
+    /// Writes the manual pages to target/man.
+    Man,
     /// Draws the picture of `agentwatch top` that the README shows, from a recording.
     Screenshot,
     /// Sets up, builds, and shows an agent with a reverse tunnel being found and killed.
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         Verb::Vm(args) => vm::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Verifier(args) => verifier::run(&args),
+        Verb::Image => image::run(),
+        Verb::Man => build::man().map(|()| ExitCode::SUCCESS),
         Verb::Screenshot => screenshot::run().map(|()| ExitCode::SUCCESS),
         Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
     };

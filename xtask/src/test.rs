@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    bpf,
+    bpf, image,
     outcome::{Outcome, Tally},
     setup::{self, Group, python},
     verifier::{self, Verdicts},
@@ -24,7 +24,7 @@ pub struct Args {
     /// Leave out the virtual machine.
     #[arg(long)]
     no_vm: bool,
-    /// Leave out the virtual machine, the documentation and cargo-deny.
+    /// Leave out the virtual machine, the image, the documentation and cargo-deny.
     #[arg(long)]
     fast: bool,
 }
@@ -46,6 +46,9 @@ pub fn run(args: &Args) -> ExitCode {
             steps.run("doc", |_| doc());
         }
         steps.run("test", run_tests);
+        if !args.fast {
+            steps.run("image", image::test);
+        }
         if !(args.fast || args.no_vm) {
             steps.run("vm", run_vms);
         }
@@ -59,7 +62,7 @@ fn prepare(args: &Args) -> Result<Outcome> {
     setup::ensure(&[Group::Bpf])?;
     let mut wanted = vec![Group::E2e, Group::Python];
     if !args.fast {
-        wanted.push(Group::Deny);
+        wanted.extend([Group::Deny, Group::Image]);
         if !args.no_vm {
             wanted.push(Group::Vm);
         }

@@ -115,6 +115,12 @@ impl Hub {
         (self.waiting.load(Ordering::Relaxed), self.most)
     }
 
+    /// How many read it.
+    pub fn readers(&self) -> usize {
+        let readers = self.lock();
+        readers.iter().filter(|one| !one.to.is_closed()).count()
+    }
+
     /// Items that readers have missed, all together.
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)

@@ -19,11 +19,13 @@ use crate::{
 #[command(after_help = "\
 Examples:
   agentwatch agents
-  agentwatch agents -o json | jq -r 'select(.state == \"frozen\") | .name'")]
+  agentwatch agents -o json | jq -r 'select(.state == \"frozen\") | .name'
+
+Exit status: 0; 125 where the daemon does not answer.")]
 pub struct AgentsArgs {
     #[command(flatten)]
     daemon: Daemon,
-    /// How it is written; json: one object a line
+    /// How it is written
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
@@ -39,7 +41,11 @@ pub struct Daemon {
 /// What is done to which agent.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 where it was done and seen to be in force; 1 where it was refused or could not be done.")]
+Example, and so with freeze, thaw, quarantine, release and kill:
+  agentwatch freeze rollout-7 --reason 'look at it'
+
+Exit status: 0 where it was done and seen to be in force; 1 where it was refused or could not be done;
+125 where the daemon does not answer, or there is no such agent.")]
 pub struct ActArgs {
     /// The agent, by its name or id
     agent: String,
@@ -56,16 +62,16 @@ pub struct ActArgs {
 /// Runs `agentwatch agents`.
 pub fn list(args: &AgentsArgs) -> Result<ExitCode> {
     let agents = Client::new(args.daemon.socket.as_deref())?.agents()?;
-    match args.output {
-        Output::Json => {
+    match args.output.form() {
+        Some(form) => {
             for agent in &agents {
-                super::print(&(serde_json::to_string(agent)? + "\n"))?;
+                super::print(&form.text(agent)?)?;
             }
         }
-        Output::Table if agents.is_empty() => {
+        None if agents.is_empty() => {
             eprintln!("agentwatch: the daemon watches no agents now");
         }
-        Output::Table => super::print(&table(&agents, jiff::Timestamp::now()))?,
+        None => super::print(&table(&agents, jiff::Timestamp::now()))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -77,16 +83,16 @@ pub fn act(verb: Verb, args: &ActArgs) -> Result<ExitCode> {
         reason: args.reason.clone(),
     };
     let action = Client::new(args.daemon.socket.as_deref())?.act(&args.agent, &request)?;
-    match args.output {
-        Output::Json => super::print(&(serde_json::to_string(&action)? + "\n"))?,
-        Output::Table if action.done => super::print(&format!(
+    match args.output.form() {
+        Some(form) => super::print(&form.text(&action)?)?,
+        None if action.done => super::print(&format!(
             "{} {}: {} (after {} ms)\n",
             verb.name(),
             action.agent,
             action.outcome,
             action.done_us.unwrap_or(0) / 1000
         ))?,
-        Output::Table => eprintln!(
+        None => eprintln!(
             "agentwatch: {} {}: NOT done: {}",
             verb.name(),
             action.agent,

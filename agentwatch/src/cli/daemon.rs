@@ -30,7 +30,9 @@ Environment, which counts more than the file:
   AGENTWATCH_NODE      the node's name
   AGENTWATCH_SOCKET    where the API listens
   AGENTWATCH_DATA_DIR  the folder of the history
-  AGENTWATCH_LOG       how bad it must be to be said: error, warn, info, debug")]
+  AGENTWATCH_LOG       how bad it must be to be said: error, warn, info, debug
+
+Exit status: 0 when it was told to stop; 125 where it cannot start, or what is needed fails.")]
 pub struct DaemonArgs {
     /// The configuration
     #[arg(long, value_name = "FILE")]
@@ -39,6 +41,12 @@ pub struct DaemonArgs {
 
 /// Check the daemon's configuration, and show what it comes to.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentwatch config show > config.yaml      # an example, with every field explained
+  agentwatch config check config.yaml
+
+Exit status: 0; 1 where a configuration that is checked is not right; 125 where it cannot be read.")]
 pub struct ConfigArgs {
     #[command(subcommand)]
     verb: Verb,

@@ -14,6 +14,12 @@ use crate::probe::{Capability, Options, Probe, memory::MapMemory, offsets, suppo
 /// Loads the kernel programs and attaches them for a moment. Exit status 0 only where agents can be
 /// watched and stopped.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo agentwatch doctor
+  sudo agentwatch doctor --canary -o json
+
+Exit status: 0 where agents can be watched and stopped, and with --canary nothing is broken; else 1.")]
 pub struct DoctorArgs {
     /// How it is written
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -79,34 +85,12 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         return sing(args.output, args.tier.tier);
     }
     let checks = all(args.tier.tier);
-    match args.output {
-        Output::Json => {
-            for check in &checks {
-                super::print(&(serde_json::to_string(check)? + "\n"))?;
-            }
+    if let Some(form) = args.output.form() {
+        for check in &checks {
+            super::print(&form.text(check)?)?;
         }
-        Output::Table => {
-            let width = checks
-                .iter()
-                .map(|check| check.what.len())
-                .max()
-                .unwrap_or(0);
-            for Check {
-                what,
-                state,
-                tier,
-                detail,
-            } in &checks
-            {
-                let mark = match state {
-                    State::Ok => "ok     ",
-                    State::Partial => "partial",
-                    State::Missing => "missing",
-                };
-                let tier = tier.unwrap_or("");
-                super::print(&format!("{mark}  {what:width$}  {tier:10}  {detail}\n"))?;
-            }
-        }
+    } else {
+        table(&checks)?;
     }
     let missing = checks
         .iter()
@@ -120,6 +104,27 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         })?;
     }
     Ok(ExitCode::from(u8::from(missing > 0)))
+}
+
+fn table(checks: &[Check]) -> Result<()> {
+    let width = checks.iter().map(|check| check.what.len()).max();
+    let width = width.unwrap_or(0);
+    for Check {
+        what,
+        state,
+        tier,
+        detail,
+    } in checks
+    {
+        let mark = match state {
+            State::Ok => "ok     ",
+            State::Partial => "partial",
+            State::Missing => "missing",
+        };
+        let tier = tier.unwrap_or("");
+        super::print(&format!("{mark}  {what:width$}  {tier:10}  {detail}\n"))?;
+    }
+    Ok(())
 }
 
 fn all(tier: tiers::Limit) -> Vec<Check> {
@@ -350,9 +355,9 @@ fn sing(output: Output, tier: tiers::Limit) -> Result<ExitCode> {
     }
     let attempts = canary::run(tier)?;
     for attempt in &attempts {
-        super::print(&match output {
-            Output::Json => serde_json::to_string(attempt)? + "\n",
-            Output::Table => format!(
+        super::print(&match output.form() {
+            Some(form) => form.text(attempt)?,
+            None => format!(
                 "{:12}  {:18}  {:6}  {}\n",
                 attempt.verdict.name(),
                 attempt.capability,

@@ -6,10 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::Value;
 
-use super::{
-    Output,
-    history::{self, Selection, base, clock},
-};
+use super::history::{self, Selection, base, clock};
 use crate::{
     finding::{Response, Severity},
     publish::notice,
@@ -22,7 +19,10 @@ use crate::{
 Examples:
   agentwatch findings --since 1d --severity high
   agentwatch findings f-9c2f1e0d5b7a6c31
-  agentwatch findings -o json | jq -r .message")]
+  agentwatch findings -o json | jq -r .message
+
+Exit status: 0, also where there are none; 1 where there is no history; 125 where there is no finding of
+that id.")]
 pub struct FindingsArgs {
     #[command(flatten)]
     selection: Selection,
@@ -64,10 +64,11 @@ pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
         bail!("no finding {id:?} in the history");
     }
     for stored in &found {
-        super::print(&match (args.selection.output, &args.id) {
-            (Output::Json, _) => json(stored) + "\n",
-            (Output::Table, Some(_)) => full(stored),
-            (Output::Table, None) => short(stored),
+        let utc = args.selection.utc;
+        super::print(&match (args.selection.output.form(), &args.id) {
+            (Some(form), _) => form.text(&object(stored))?,
+            (None, Some(_)) => full(stored, utc),
+            (None, None) => short(stored, utc),
         })?;
     }
     if found.is_empty() {
@@ -77,23 +78,23 @@ pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
 }
 
 /// The finding as it is stored, with its time and run.
-fn json(stored: &StoredFinding) -> String {
+fn object(stored: &StoredFinding) -> Value {
     let mut finding = stored.finding.clone();
     let time = jiff::Timestamp::from_nanosecond(i128::from(stored.time_ns)).unwrap_or_default();
     finding["time"] = format!("{time:.9}").into();
     finding["run"] = stored.run.clone().into();
-    finding.to_string()
+    finding
 }
 
 fn text<'a>(of: &'a Value, name: &str) -> &'a str {
     of[name].as_str().unwrap_or_default()
 }
 
-fn short(stored: &StoredFinding) -> String {
+fn short(stored: &StoredFinding, utc: bool) -> String {
     let finding = &stored.finding;
     format!(
         "{:12}  {:<8} {:<15} {:<12} {}\n              {}  ({})\n",
-        clock(stored.time_ns),
+        clock(stored.time_ns, utc),
         text(finding, "severity"),
         text(finding, "detector"),
         text(finding, "agent"),
@@ -109,7 +110,7 @@ fn done(finding: &Value) -> String {
 }
 
 /// Everything of one finding.
-fn full(stored: &StoredFinding) -> String {
+fn full(stored: &StoredFinding, utc: bool) -> String {
     let finding = &stored.finding;
     let mut out = format!(
         "{}  {} {}\n\n  {}\n\n  agent      {}, run {}\n  time       {}\n  response   {}\n",
@@ -119,7 +120,7 @@ fn full(stored: &StoredFinding) -> String {
         text(finding, "message"),
         text(finding, "agent"),
         stored.run,
-        clock(stored.time_ns),
+        clock(stored.time_ns, utc),
         done(finding),
     );
     for (n, technique) in finding["techniques"]

@@ -29,7 +29,10 @@ pub struct Selection {
     /// Of this run: an id as the account tells it
     #[arg(long, value_name = "ID")]
     run: Option<String>,
-    /// How it is written; json: one object a line
+    /// Times in UTC, not in the local zone; json and yaml always have UTC
+    #[arg(long)]
+    pub utc: bool,
+    /// How it is written
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
 }
@@ -73,6 +76,16 @@ impl Selection {
             run: self.run.clone(),
             ..Filter::default()
         })
+    }
+
+    /// Whether a part of the history is asked for that only the history knows.
+    pub fn needs_history(&self) -> bool {
+        self.data_dir.is_some() || self.run.is_some() || self.until.is_some()
+    }
+
+    /// From when on, as it was said.
+    pub fn since(&self) -> Option<&str> {
+        self.since.as_deref()
     }
 
     /// The agent, if one was named.
@@ -126,9 +139,13 @@ fn age(text: &str) -> Option<u64> {
         .checked_mul(unit)
 }
 
-/// A time of day in the local zone; with the date when it is not today.
-pub fn clock(time_ns: i64) -> String {
-    let zone = jiff::tz::TimeZone::system();
+/// A time of day in the local zone, or in UTC; with the date when it is not today.
+pub fn clock(time_ns: i64, utc: bool) -> String {
+    let zone = if utc {
+        jiff::tz::TimeZone::UTC
+    } else {
+        jiff::tz::TimeZone::system()
+    };
     let time = jiff::Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or_default();
     let (time, now) = (
         time.to_zoned(zone.clone()),

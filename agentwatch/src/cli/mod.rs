@@ -2,11 +2,15 @@
 
 pub mod agents;
 mod canary;
+mod completions;
 pub mod daemon;
 pub mod doctor;
 pub mod events;
 pub mod findings;
+mod follow;
+pub mod health;
 pub mod history;
+mod output;
 pub mod policy;
 pub mod replay;
 pub mod report;
@@ -22,7 +26,8 @@ use std::{
 };
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+pub use output::{Form, Live, Output};
 
 use crate::probe::tiers::Limit;
 
@@ -48,6 +53,7 @@ enum Verb {
     Daemon(daemon::DaemonArgs),
     Config(daemon::ConfigArgs),
     Agents(agents::AgentsArgs),
+    Health(health::HealthArgs),
     Top(top::TopArgs),
     /// Stop all processes of an agent where they are, until it is thawed.
     Freeze(agents::ActArgs),
@@ -66,16 +72,9 @@ enum Verb {
     Report(report::ReportArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
+    Completions(completions::CompletionsArgs),
+    Man(completions::ManArgs),
     Verifier(verifier::VerifierArgs),
-}
-
-/// How something is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Table,
-    /// One object a line; a stable contract.
-    Json,
 }
 
 /// What may be used of the kernel.
@@ -97,6 +96,7 @@ pub fn main() -> ExitCode {
         Verb::Daemon(args) => daemon::run(&args),
         Verb::Config(args) => daemon::config(&args),
         Verb::Agents(args) => agents::list(&args),
+        Verb::Health(args) => health::run(&args),
         Verb::Top(args) => top::run(&args),
         Verb::Freeze(args) => agents::act(model::Verb::Freeze, &args),
         Verb::Thaw(args) => agents::act(model::Verb::Thaw, &args),
@@ -104,12 +104,14 @@ pub fn main() -> ExitCode {
         Verb::Release(args) => agents::act(model::Verb::Release, &args),
         Verb::Kill(args) => agents::act(model::Verb::Kill, &args),
         Verb::Replay(args) => replay::run(&args),
-        Verb::Events(args) => events::run(args),
+        Verb::Events(args) => events::run(&args),
         Verb::Findings(args) => findings::run(&args),
         Verb::Tree(args) => tree::run(&args),
         Verb::Report(args) => report::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man(args) => completions::man(&args),
         Verb::Verifier(args) => verifier::run(&args),
     };
     result.unwrap_or_else(|error| {

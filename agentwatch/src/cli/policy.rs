@@ -14,6 +14,12 @@ use crate::{policy::Policy, text::escape};
 
 /// Check policies, and show what they come to.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentwatch policy check strict.yaml
+  agentwatch policy show > strict.yaml      # the one that ships, to begin with
+
+Exit status: 0; 1 where a policy that is checked is not right; 125 where one cannot be read.")]
 pub struct PolicyArgs {
     #[command(subcommand)]
     verb: Verb,
@@ -57,7 +63,7 @@ pub fn run(args: &PolicyArgs) -> Result<ExitCode> {
         Verb::Check { files, output } => {
             let mut right = true;
             for file in files {
-                let (ok, said) = check(file, *output);
+                let (ok, said) = check(file, *output)?;
                 super::print(&said)?;
                 right &= ok;
             }
@@ -81,26 +87,27 @@ pub fn run(args: &PolicyArgs) -> Result<ExitCode> {
 }
 
 /// Whether a policy is right, and what there is to say about it.
-fn check(file: &Path, output: Output) -> (bool, String) {
+fn check(file: &Path, output: Output) -> Result<(bool, String)> {
     let result = Policy::load(file);
     let name = escape(file.as_os_str().as_encoded_bytes());
-    let said = match (output, &result) {
-        (Output::Json, Ok(policy)) => {
-            json!({"file": name, "ok": true, "warnings": policy.warnings}).to_string()
-        }
-        (Output::Json, Err(error)) => {
-            json!({"file": name, "ok": false, "error": error}).to_string()
-        }
-        (Output::Table, Ok(policy)) => {
+    if let Some(form) = output.form() {
+        let object = match &result {
+            Ok(policy) => json!({"file": name, "ok": true, "warnings": policy.warnings}),
+            Err(error) => json!({"file": name, "ok": false, "error": error}),
+        };
+        return Ok((result.is_ok(), form.text(&object)?));
+    }
+    let said: String = match &result {
+        Ok(policy) => {
             let warnings = policy
                 .warnings
                 .iter()
                 .map(|w| format!("{name}: warning: {w}\n"));
             warnings.chain([format!("{name}: ok")]).collect()
         }
-        (Output::Table, Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
     };
-    (result.is_ok(), said + "\n")
+    Ok((result.is_ok(), said + "\n"))
 }
 
 #[cfg(test)]
@@ -113,7 +120,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("p.yaml");
         fs::write(&file, text).unwrap();
-        let (ok, said) = check(&file, output);
+        let (ok, said) = check(&file, output).unwrap();
         (
             ok,
             said.replace(&format!("{}/", folder.path().display()), ""),

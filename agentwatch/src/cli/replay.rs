@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::Args;
 
-use super::Output;
+use super::Live;
 use crate::{
     enrich::World,
     event::{Event, Kind, ProcessKey, Stopped},
@@ -34,9 +34,9 @@ pub struct ReplayArgs {
     /// The policy [default: the one that ships]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// How findings are written; json: one object a line on standard output
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    /// How findings are written, on standard output
+    #[arg(short, long, value_enum, default_value_t = Live::Table)]
+    output: Live,
 }
 
 /// The exit status where there are findings.
@@ -134,12 +134,12 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
         );
     }
     match args.output {
-        Output::Json => {
+        Live::Json => {
             for finding in &findings {
                 super::print(&(serde_json::to_string(finding)? + "\n"))?;
             }
         }
-        Output::Table => {
+        Live::Table => {
             let mut notices = Notices::new(
                 Format::Text {
                     colour: super::colour(),

@@ -5,10 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::{
-    Output,
-    history::{self, Selection},
-};
+use super::history::{self, Selection};
 use crate::{
     publish::account::Account,
     store::{Stats, query::Filter},
@@ -21,7 +18,9 @@ Examples:
   agentwatch report
   agentwatch report --agent rome -o json
 
-The latest run, unless --run or --agent says another.")]
+The latest run, unless --run or --agent says another.
+
+Exit status: 0; 1 where there is no history; 125 where there is no such run.")]
 pub struct ReportArgs {
     #[command(flatten)]
     selection: Selection,
@@ -64,9 +63,9 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     };
     account.history(&selection.dir(), &run.run, &stats);
     history::warn(&mut history);
-    let text = match selection.output {
-        Output::Json => account.json(),
-        Output::Table => account.text(super::colour()),
+    let text = match selection.output.form() {
+        Some(form) => form.text(&account)?,
+        None => account.text(super::colour()),
     };
     super::print(&text)?;
     Ok(ExitCode::SUCCESS)

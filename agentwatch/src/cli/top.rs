@@ -11,7 +11,7 @@ use ratatui::{
     crossterm::event::{Event, KeyCode, KeyEvent},
 };
 
-use super::{Output, agents::Daemon};
+use super::{Form, Output, agents::Daemon};
 use crate::{
     api::client::Client,
     policy::Policy,
@@ -49,7 +49,7 @@ pub struct TopArgs {
     /// Print the agents once, and end
     #[arg(long)]
     once: bool,
-    /// How --once prints; json: one object a line
+    /// How --once prints
     #[arg(short, long, value_enum, default_value_t = Output::Table, requires = "once")]
     output: Output,
     /// Play a recording instead; with --once: its end
@@ -146,6 +146,14 @@ fn once(mut state: State, from: &From, output: Output) -> Result<ExitCode> {
     }
     super::print(&match output {
         Output::Json => export::lines(&state)?,
+        Output::Yaml => {
+            let lines = export::lines(&state)?;
+            let documents = lines.lines().map(|line| {
+                let object: serde_json::Value = serde_json::from_str(line)?;
+                Form::Yaml.text(&object)
+            });
+            documents.collect::<Result<String>>()?
+        }
         Output::Table => export::table(&state),
     })?;
     Ok(ExitCode::SUCCESS)

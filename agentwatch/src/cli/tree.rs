@@ -11,10 +11,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{
-    Output,
-    history::{self, Selection},
-};
+use super::history::{self, Selection};
 use crate::store::{query::Filter, row::Row};
 
 /// Show who started whom in a run.
@@ -24,7 +21,9 @@ Examples:
   agentwatch tree
   agentwatch tree --run 20261121T090000-4711 -o json
 
-The latest run, unless --run or --agent says another. A process with a finding is marked with !.")]
+The latest run, unless --run or --agent says another. A process with a finding is marked with !.
+
+Exit status: 0; 1 where there is no history; 125 where there is no such run.")]
 pub struct TreeArgs {
     #[command(flatten)]
     selection: Selection,
@@ -112,11 +111,9 @@ pub fn run(args: &TreeArgs) -> Result<ExitCode> {
         }
     }
     history::warn(&mut history);
-    if selection.output == Output::Json {
-        for key in &order {
-            if let Some(node) = nodes.get(key) {
-                super::print(&(serde_json::to_string(node)? + "\n"))?;
-            }
+    if let Some(form) = selection.output.form() {
+        for node in order.iter().filter_map(|key| nodes.get(key)) {
+            super::print(&form.text(node)?)?;
         }
         return Ok(ExitCode::SUCCESS);
     }

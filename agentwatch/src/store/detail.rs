@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::event::{File, Inode, PathSource};
@@ -15,6 +15,12 @@ pub enum Detail {
     Json(Value),
     /// Of a call upon a file, without what few of them have.
     File(FileFacts),
+}
+
+impl<'de> Deserialize<'de> for Detail {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Value::deserialize(from).map(Self::Json)
+    }
 }
 
 /// See [`File`].

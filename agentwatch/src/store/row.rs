@@ -1,6 +1,6 @@
 //! An event as a row.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
@@ -17,10 +17,15 @@ const HEAD: usize = agentwatch_common::flow::HEAD_MAX;
 
 /// A row of the table of events, and a line of `agentwatch events -o json`: the names of the fields
 /// are a contract. What an event does not have is absent.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Row {
     /// Unix time, nanoseconds.
-    #[serde(serialize_with = "rfc3339", rename = "time")]
+    #[serde(
+        serialize_with = "rfc3339",
+        deserialize_with = "from_rfc3339",
+        rename = "time"
+    )]
     pub time_ns: i64,
     /// The run.
     pub run: String,
@@ -93,6 +98,12 @@ pub struct Row {
 fn rfc3339<S: serde::Serializer>(time_ns: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     let time = jiff::Timestamp::from_nanosecond(i128::from(*time_ns)).unwrap_or_default();
     serializer.collect_str(&format_args!("{time:.9}"))
+}
+
+fn from_rfc3339<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    let text = String::deserialize(from)?;
+    let time: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+    i64::try_from(time.as_nanosecond()).map_err(serde::de::Error::custom)
 }
 
 impl Row {

@@ -11,6 +11,7 @@ mod calls;
 mod daemon;
 mod deletion;
 mod denial;
+mod deploy;
 mod files;
 mod flows;
 mod history;
@@ -81,6 +82,7 @@ fn main() {
         daemon::discovery::TESTS,
         daemon::clients::TESTS,
         daemon::docs::TESTS,
+        daemon::follow::TESTS,
         daemon::metrics::TESTS,
         daemon::openapi::TESTS,
         daemon::recovery::TESTS,
@@ -95,6 +97,7 @@ fn main() {
         uring::TESTS,
         denial::network::TESTS,
         denial::others::TESTS,
+        deploy::TESTS,
     ];
     let trials = all
         .into_iter()

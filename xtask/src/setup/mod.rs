@@ -29,6 +29,8 @@ pub enum Group {
     E2e,
     /// Programs of Python's package index, for the tests of the API and of the manifests.
     Python,
+    /// What builds the image, and runs it.
+    Image,
     /// QEMU, for `cargo xtask vm`.
     Vm,
     /// cargo-deny, which checks the licences of dependencies.
@@ -69,6 +71,12 @@ const PYTHON: &[Package] = &[Package::new(
     "python3-venv",
     "/var/lib/dpkg/info/python3-venv.list",
 )];
+
+const IMAGE: &[Package] = &[
+    Package::new("buildah", "buildah"),
+    Package::new("podman", "podman").with_services(&["podman.service", "podman.socket"]),
+    Package::new("runc", "runc"),
+];
 
 const VM: &[Package] = &[
     Package::new("qemu-system-x86", "qemu-system-x86_64"),
@@ -145,6 +153,7 @@ fn packages(group: Group) -> Vec<&'static Package> {
             packages
         }
         Group::E2e => E2E.iter().collect(),
+        Group::Image => IMAGE.iter().collect(),
         Group::Vm => VM.iter().collect(),
         Group::Python => PYTHON.iter().collect(),
         Group::Deny => Vec::new(),

@@ -154,6 +154,12 @@ fn queues(page: &mut Page, state: &State) {
         page.line(name, &[("map", fill.map)], fill.most);
     }
     page.one(
+        "agentwatch_stream_readers",
+        Sort::Gauge,
+        "Who reads the stream.",
+        state.hub.readers(),
+    );
+    page.one(
         "agentwatch_stream_missed_total",
         Sort::Counter,
         "Items that readers of the stream missed.",

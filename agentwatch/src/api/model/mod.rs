@@ -68,6 +68,7 @@ mod tests {
         assert_eq!(event.time, "1970-01-01T00:00:01.500000000Z");
         assert_eq!(event.rest["detail"]["argv"][0], "sh");
         assert_eq!(serde_json::to_value(&event).unwrap(), printed);
+        assert_eq!(serde_json::from_value::<Row>(printed).unwrap(), row);
     }
 
     #[test]

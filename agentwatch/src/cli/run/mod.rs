@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::{Output, TierArgs};
+use super::{Live, TierArgs};
 use crate::{
     api::{
         client,
@@ -83,8 +83,8 @@ pub struct RunArgs {
     #[arg(long, conflicts_with = "data_dir")]
     no_history: bool,
     /// How findings and the account are written
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(short, long, value_enum, default_value_t = Live::Table)]
+    output: Live,
     /// Write findings and the account to this file instead of standard error
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -123,7 +123,10 @@ pub struct RunArgs {
 Examples:
   sudo agentwatch record --to incident.awrec -- ./agent.sh
   sudo agentwatch record --to pod.awrec --cgroup /sys/fs/cgroup/kubepods.slice/…
-  agentwatch replay incident.awrec --policy stricter.yaml")]
+  agentwatch replay incident.awrec --policy stricter.yaml
+
+Exit status: the command's; 125 if agentwatch itself failed, 126 if the command cannot be run, 127 if there
+is none.")]
 pub struct RecordArgs {
     /// The file to make
     #[arg(long, value_name = "FILE")]
@@ -299,7 +302,7 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
     };
     run::check_name(&name)?;
     let recorder = Some(Recorder::create(&args.to)?);
-    let notices = notices(Output::Table, None)?;
+    let notices = notices(Live::Table, None)?;
     let workspace = if made { Some(workspace(None)?) } else { None };
     // Last: from here on it is removed again, whatever happens.
     let cgroup = match args.cgroup {
@@ -399,13 +402,13 @@ fn shown(command: &[OsString]) -> Vec<String> {
         .collect()
 }
 
-fn notices(output: Output, log: Option<&Path>) -> Result<Notices> {
+fn notices(output: Live, log: Option<&Path>) -> Result<Notices> {
     let file = log
         .map(|path| File::create(path).with_context(|| format!("cannot write {}", path.display())))
         .transpose()?;
     let format = match output {
-        Output::Json => Format::Json,
-        Output::Table => Format::Text {
+        Live::Json => Format::Json,
+        Live::Table => Format::Text {
             colour: file.is_none()
                 && io::stderr().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none(),

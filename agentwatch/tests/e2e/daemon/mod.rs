@@ -6,6 +6,7 @@ pub mod api;
 pub mod clients;
 pub mod discovery;
 pub mod docs;
+pub mod follow;
 pub mod metrics;
 pub mod openapi;
 pub mod recovery;
