@@ -184,7 +184,8 @@ impl Poll {
 
 /// Findings: those before, then as they happen; again when the daemon is back.
 fn stream(socket: &Path, to: &SyncSender<Input>) {
-    let path = format!("/v1/events/stream?kind={RARE}");
+    // Findings only.
+    let path = "/v1/events/stream?kind=none";
     loop {
         let mut ended = false;
         // First the stream, then what was before: so nothing is between them.
@@ -196,11 +197,12 @@ fn stream(socket: &Path, to: &SyncSender<Input>) {
             });
         };
         let read = Client::new(Some(socket)).and_then(|client| {
-            client.stream(&path, before, |item| {
+            client.stream(path, before, |item| {
                 let sent = match item {
                     StreamItem::Finding(finding) => send(to, Update::Finding(Box::new(finding))),
                     StreamItem::Missed(missed) => send(to, Update::Missed(missed.missed)),
-                    StreamItem::Event(_) => Ok(()),
+                    // Who is gone the list of agents says.
+                    StreamItem::Event(_) | StreamItem::Gone(_) => Ok(()),
                 };
                 ended = sent.is_err();
                 !ended

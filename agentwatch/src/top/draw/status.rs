@@ -61,11 +61,11 @@ fn trouble(state: &State) -> Option<String> {
     if state.unreachable.is_some() {
         return None;
     }
-    let stale = match state.screen {
+    let old = match state.screen {
         Screen::Agent(_) => state.look().and_then(|look| look.now.error.clone()),
         Screen::Agents => None,
     };
-    if let Some(error) = stale {
+    if let Some(error) = old {
         return Some(format!("the lists are not of now: {error}"));
     }
     if let Some(error) = &state.no_stream {
