@@ -65,7 +65,7 @@ fn trouble(state: &State) -> Option<String> {
         Screen::Agent(_) => state.look().and_then(|look| look.now.error.clone()),
         Screen::Agents => None,
     };
-    if let Some(error) = stale {
+    if let Some(error) = old {
         return Some(format!("the lists are not of now: {error}"));
     }
     if let Some(error) = &state.no_stream {
