@@ -203,13 +203,17 @@ impl State {
         Err(Refusal(StatusCode::FORBIDDEN, why.to_owned()))
     }
 
-    /// An agent, by its name or number.
+    /// An agent, by its number or name: a name is made of a cgroup's, so it may be any number too, and must
+    /// not draw to itself what is meant for another agent.
     pub(super) fn find(&self, wanted: &str) -> Result<View, Refusal> {
         let snapshot = self.shared.snapshot.load();
-        let found = snapshot
-            .agents
-            .iter()
-            .find(|view| *view.name == *wanted || view.number.to_string() == wanted);
+        let all = &snapshot.agents;
+        let by_number = |number: u32| all.iter().find(|view| view.number == number);
+        let found = wanted
+            .parse()
+            .ok()
+            .and_then(by_number)
+            .or_else(|| all.iter().find(|view| *view.name == *wanted));
         found.cloned().ok_or_else(|| {
             let wanted = crate::text::escape_str(wanted);
             Refusal(

@@ -249,9 +249,14 @@ fn nothing_is_taken_away_from_dev_null() -> Result<()> {
     let tree = Tree::new("null")?;
     let daemon = Daemon::start(&format!("  - cgroup: {}/*\n", tree.cgroup()), "")?;
     let file = daemon.place.file("there", "before")?;
-    let script =
-        format!("for i in 1 2 3 4 5 6 7 8 9 10; do : > /dev/null; done; : > {file}; exec sleep 60");
+    let go = daemon.place.text("go");
+    let script = format!(
+        "until test -e {go}; do sleep .1; done; for i in 1 2 3 4 5; do : > /dev/null; done; \
+         : > {file}; exec sleep 60"
+    );
     let _agent = tree.start("a", &script)?;
+    until("it to be watched", || daemon.is("a", "watched"))?;
+    fs::write(go, "")?;
     let used = || {
         let budget = daemon.agent("a")?["deletion_budget"].take();
         Some(budget["limit"].as_i64()? - budget["left"].as_i64()?)
