@@ -31,6 +31,7 @@ pub const AT_FDCWD: i32 = -100;
 pub const AT_REMOVEDIR: u32 = 0x200;
 /// `S_IFMT` and `S_IFDIR` of <sys/stat.h>.
 pub const S_IFMT: u32 = 0o170_000;
+pub const S_IFREG: u32 = 0o100_000;
 pub const S_IFDIR: u32 = 0o040_000;
 /// A call that has been entered and has not returned.
 #[repr(C)]

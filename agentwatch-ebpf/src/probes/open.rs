@@ -3,7 +3,7 @@
 
 use super::{
     budget,
-    file::{S_IFDIR, S_IFMT, directory, done, entered, how, name, row},
+    file::{S_IFDIR, S_IFMT, S_IFREG, directory, done, entered, how, name, row},
     syscall::Call,
     thin,
 };
@@ -212,7 +212,9 @@ pub fn opened<const F: usize, const I: usize>(
         file.extra = device;
     }
     file.path_len = path.write(&out, flag::PATH_CUT).len;
-    let truncates = write && flags & O_TRUNC != 0 && mode & FMODE_CREATED == 0;
+    // Of a pipe, a terminal or /dev/null nothing is taken away.
+    let is_file = inode.mode() & S_IFMT == S_IFREG;
+    let truncates = write && flags & O_TRUNC != 0 && mode & FMODE_CREATED == 0 && is_file;
     let sent = out.send(if write && !truncates {
         Way::Bulk
     } else {

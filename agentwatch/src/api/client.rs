@@ -1,6 +1,10 @@
 //! The other end of the socket: what the command line asks the daemon.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use http_body_util::{BodyExt as _, Full};
@@ -18,6 +22,8 @@ use crate::config::{DEFAULT_SOCKET, ENVIRONMENT};
 
 /// The largest answer that is taken.
 const ANSWER: usize = 64 << 20;
+/// How long is waited for room among those that want to connect.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
 
 /// The daemon's socket: the one that is named, else that of `AGENTWATCH_SOCKET`, else the usual one.
 pub fn socket(named: Option<&Path>) -> PathBuf {
@@ -184,10 +190,23 @@ pub async fn open(
     path: &str,
     body: Bytes,
 ) -> Result<Response<Incoming>> {
-    let stream = UnixStream::connect(socket)
+    let stream = connect(socket)
         .await
         .map_err(|error| explain(socket, &error))?;
     send(stream, method, path, body).await
+}
+
+/// Connects. Where very many want to, at once, the kernel says that there is no room now: then again.
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let end = Instant::now() + ROOM_WITHIN;
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 async fn send(
@@ -210,7 +229,7 @@ async fn send(
         .context("there is no answer")
 }
 
-fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+fn explain(socket: &Path, error: &io::Error) -> anyhow::Error {
     use std::io::ErrorKind;
     let socket = socket.display();
     match error.kind() {

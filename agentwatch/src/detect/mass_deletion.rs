@@ -227,7 +227,10 @@ fn removed(file: &File, before: Before) -> Option<(&str, &'static str)> {
     if file.result < 0 {
         return None;
     }
-    let truncates = |file: &File| file.write && !file.created && file.flags & O_TRUNC != 0;
+    // Of a pipe, a terminal or /dev/null nothing is taken away.
+    let is_regular = matches!(file.file_mode & libc::S_IFMT, 0 | libc::S_IFREG);
+    let truncates =
+        |file: &File| file.write && !file.created && file.flags & O_TRUNC != 0 && is_regular;
     match file.op {
         FileOp::Unlink if !before.own => Some((&file.path, "deleted")),
         FileOp::Truncate if !before.own && file.size == 0 => Some((&file.path, "truncated")),

@@ -184,6 +184,7 @@ impl Poll {
 
 /// Findings: those before, then as they happen; again when the daemon is back.
 fn stream(socket: &Path, to: &SyncSender<Input>) {
+    // Findings only.
     let path = "/v1/events/stream?kind=none";
     loop {
         let mut ended = false;
@@ -200,6 +201,7 @@ fn stream(socket: &Path, to: &SyncSender<Input>) {
                 let sent = match item {
                     StreamItem::Finding(finding) => send(to, Update::Finding(Box::new(finding))),
                     StreamItem::Missed(missed) => send(to, Update::Missed(missed.missed)),
+                    // Who is gone the list of agents says.
                     StreamItem::Event(_) | StreamItem::Gone(_) => Ok(()),
                 };
                 ended = sent.is_err();

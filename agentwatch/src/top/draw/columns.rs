@@ -288,7 +288,8 @@ mod tests {
         assert_eq!(
             titles(80),
             [
-                "AGENT", "STATE", "FINDINGS", "CPU", "MEM", "IN/s", "OUT/s", "DEL/s", "BUDGET",
+                "AGENT", "STATE", "FINDINGS", "CPU", "MEM", "IN/s", "OUT/s", "EXEC/s", "DEL/s",
+                "BUDGET",
             ]
         );
         assert_eq!(titles(220).len(), TABLE.len());

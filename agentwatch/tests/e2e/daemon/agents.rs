@@ -19,6 +19,7 @@ tests! {
     a_policy_may_ask_for_a_freeze;
     what_is_no_agent_is_not_acted_upon;
     at_any_depth;
+    nothing_is_taken_away_from_dev_null;
 }
 
 fn agents_that_are_there_and_that_come() -> Result<()> {
@@ -240,5 +241,22 @@ fn at_any_depth() -> Result<()> {
         execs.iter().all(|row| !row.argv().contains(&"none")),
         "{execs:#?}"
     );
+    Ok(())
+}
+
+/// A shell that throws output away opens /dev/null to truncate it: no file is gone, and the budget stays.
+fn nothing_is_taken_away_from_dev_null() -> Result<()> {
+    let tree = Tree::new("null")?;
+    let daemon = Daemon::start(&format!("  - cgroup: {}/*\n", tree.cgroup()), "")?;
+    let file = daemon.place.file("there", "before")?;
+    let script =
+        format!("for i in 1 2 3 4 5 6 7 8 9 10; do : > /dev/null; done; : > {file}; exec sleep 60");
+    let _agent = tree.start("a", &script)?;
+    let used = || {
+        let budget = daemon.agent("a")?["deletion_budget"].take();
+        Some(budget["limit"].as_i64()? - budget["left"].as_i64()?)
+    };
+    until("the file to be counted", || used() > Some(0))?;
+    ensure!(used() == Some(1), "{:?} are counted", used());
     Ok(())
 }
