@@ -51,8 +51,18 @@ pub(super) fn failed(error: impl std::fmt::Display) -> Refusal {
     Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
 }
 
+/// A body that is not what was expected.
+pub(super) fn no_json(error: &JsonRejection) -> Refusal {
+    // A mistake in what is asked for is one like any other.
+    let status = match error.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        other => other,
+    };
+    Refusal(status, error.body_text())
+}
+
 /// The agent that a path names.
-struct Named(String);
+pub(super) struct Named(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = Refusal;
@@ -66,7 +76,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 
 /// What any path may answer.
 #[derive(IntoResponses)]
-enum Any {
+pub(super) enum Any {
     #[expect(dead_code, reason = "only the document has it")]
     #[response(status = 408, description = "It took too long")]
     Late(#[to_schema] ApiError),
@@ -337,14 +347,7 @@ async fn act(
     request: Result<Json<ActionRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Action>), Refusal> {
     state.may_act(&peer)?;
-    let Json(request) = request.map_err(|error| {
-        // A mistake in what is asked for is one like any other.
-        let status = match error.status() {
-            StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
-            other => other,
-        };
-        Refusal(status, error.body_text())
-    })?;
+    let Json(request) = request.map_err(|error| no_json(&error))?;
     let view = state.find(&name)?;
     // To its end, also when the client breaks off: what was ordered is written down.
     let own = Arc::clone(&state);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{DefaultBodyLimit, Path, State as Get, rejection::JsonRejection},
+    extract::{DefaultBodyLimit, State as Get, rejection::JsonRejection},
     http::StatusCode,
     routing::{MethodRouter, post},
 };
@@ -14,7 +14,7 @@ use super::{
     State,
     listener::Peer,
     model::{ApiError, RunEnd, RunEnded, RunRequest, RunStarted},
-    routes::{Answer, Refusal, Shared, bad, failed},
+    routes::{Answer, Any, Named, Refusal, Shared, failed, no_json},
 };
 use crate::daemon::runs::Ask;
 
@@ -31,15 +31,19 @@ pub fn starts() -> MethodRouter<Arc<State>> {
 /// The caller's process, and what it was started by, are never acted upon. A cgroup that is watched for
 /// a run already is given again.
 #[utoipa::path(post, path = "/v1/agents", request_body = RunRequest,
-    responses((status = 201, body = RunStarted), (status = 400, body = ApiError),
-        (status = 403, body = ApiError), (status = 409, body = ApiError, description = "It cannot be watched")))]
+    responses((status = 201, body = RunStarted, description = "It is watched"),
+        (status = 400, body = ApiError, description = "It makes no sense"),
+        (status = 403, body = ApiError, description = "Who asks may read only"),
+        (status = 409, body = ApiError, description = "It cannot be watched"),
+        (status = 413, body = ApiError, description = "It is too long"),
+        (status = 415, body = ApiError, description = "It is not said to be JSON"), Any))]
 pub async fn start(
     Get(state): Shared,
     Extension(peer): Extension<Peer>,
     request: Result<Json<RunRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<RunStarted>), Refusal> {
     state.may_act(&peer)?;
-    let Json(request) = request.map_err(|error| bad(error.body_text()))?;
+    let Json(request) = request.map_err(|error| no_json(&error))?;
     let (reply, answer) = oneshot::channel();
     let ask = Ask::Start {
         request: Box::new(request),
@@ -56,16 +60,21 @@ pub async fn start(
 /// End the watching of a run, and get its account.
 #[utoipa::path(post, path = "/v1/agents/{agent}/end", params(("agent" = String, Path, description = "Name or id")),
     request_body = RunEnd,
-    responses((status = 200, body = RunEnded), (status = 400, body = ApiError), (status = 403, body = ApiError),
-        (status = 404, body = ApiError), (status = 409, body = ApiError, description = "It is no run")))]
+    responses((status = 200, body = RunEnded),
+        (status = 400, body = ApiError, description = "It makes no sense"),
+        (status = 403, body = ApiError, description = "Who asks may read only"),
+        (status = 404, body = ApiError, description = "No such agent"),
+        (status = 409, body = ApiError, description = "It is no run"),
+        (status = 413, body = ApiError, description = "It is too long"),
+        (status = 415, body = ApiError, description = "It is not said to be JSON"), Any))]
 pub async fn end(
     Get(state): Shared,
     Extension(peer): Extension<Peer>,
-    Path(name): Path<String>,
+    Named(name): Named,
     request: Result<Json<RunEnd>, JsonRejection>,
 ) -> Answer<RunEnded> {
     state.may_act(&peer)?;
-    let Json(request) = request.map_err(|error| bad(error.body_text()))?;
+    let Json(request) = request.map_err(|error| no_json(&error))?;
     let number = state.find(&name)?.number;
     let (reply, answer) = oneshot::channel();
     let ask = Ask::End {

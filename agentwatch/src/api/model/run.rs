@@ -59,6 +59,7 @@ pub struct RunStarted {
 pub struct RunEnd {
     /// The command's exit status, 128 + N for signal N.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 255)]
     pub exit_status: Option<u8>,
     /// Processes that the command left running, and that were ended.
     #[serde(default)]
