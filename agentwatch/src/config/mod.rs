@@ -70,7 +70,8 @@ pub struct Config {
     /// What the kernel's maps may take at most, MiB: 8 to 1024.
     #[serde(default = "default_map_memory")]
     pub map_memory_mib: u32,
-    /// Where docker and podman serve docker's API [default: `/run/docker.sock`, `/run/podman/podman.sock`].
+    /// Where docker and podman serve docker's API, and containerd its own, as a socket with `containerd` in its
+    /// name does [default: `/run/docker.sock`, `/run/podman/podman.sock`, `/run/containerd/containerd.sock`].
     #[serde(default = "default_container_sockets")]
     pub container_sockets: Vec<PathBuf>,
     /// What the daemon says of itself.
@@ -353,9 +354,13 @@ fn default_socket() -> PathBuf {
 }
 
 fn default_container_sockets() -> Vec<PathBuf> {
-    ["/run/docker.sock", "/run/podman/podman.sock"]
-        .map(PathBuf::from)
-        .into()
+    [
+        "/run/docker.sock",
+        "/run/podman/podman.sock",
+        "/run/containerd/containerd.sock",
+    ]
+    .map(PathBuf::from)
+    .into()
 }
 
 fn default_map_memory() -> u32 {

@@ -1,7 +1,13 @@
-//! What container runtimes say of a container: docker and podman are asked by their API, on a thread of its
-//! own, so that a runtime that is slow makes nobody wait.
+//! What container runtimes say of a container: docker, podman and containerd are asked by their APIs, on a
+//! thread of its own, so that a runtime that is slow makes nobody wait.
 
-use std::{collections::BTreeMap, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use hyper::{Method, StatusCode, body::Bytes};
@@ -12,6 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::containerd;
 use crate::{api::client, config::Container, text::escape_str};
 
 /// Questions that may wait; past that a cgroup is looked at again later.
@@ -138,7 +145,7 @@ enum Inspection {
     NoRuntime,
 }
 
-async fn inspect(socket: &PathBuf, id: &str) -> Result<Inspection> {
+async fn inspect(socket: &Path, id: &str) -> Result<Inspection> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error)
@@ -151,6 +158,14 @@ async fn inspect(socket: &PathBuf, id: &str) -> Result<Inspection> {
         }
         Err(error) => return Err(error).context("cannot be reached"),
     };
+    let runtime = socket.display().to_string();
+    if is_containerd(socket) {
+        let found = containerd::labels(stream, id).await?;
+        return Ok(found.map_or(Inspection::Unknown, |labels| {
+            let name = containerd::name(&labels, id);
+            Inspection::Is(container(id, &name, labels, runtime))
+        }));
+    }
     let path = format!("/containers/{id}/json");
     let (status, body) = client::over(stream, Method::GET, &path, Bytes::new()).await?;
     match status {
@@ -161,14 +176,25 @@ async fn inspect(socket: &PathBuf, id: &str) -> Result<Inspection> {
     let Inspected { name, config } =
         serde_json::from_slice(&body).context("its answer is not understood")?;
     let labels = config.labels.unwrap_or_default();
-    Ok(Inspection::Is(Container {
+    // Docker puts a slash before it.
+    let name = name.trim_start_matches('/');
+    Ok(Inspection::Is(container(id, name, labels, runtime)))
+}
+
+/// Whose socket it is, its name says: the other runtimes speak docker's API.
+fn is_containerd(socket: &Path) -> bool {
+    let name = socket.file_name().unwrap_or_default();
+    name.to_string_lossy().contains("containerd")
+}
+
+fn container(id: &str, name: &str, labels: BTreeMap<String, String>, runtime: String) -> Container {
+    Container {
         id: id.to_owned(),
-        // Docker puts a slash before it.
-        name: escape_str(name.trim_start_matches('/')),
+        name: escape_str(name),
         labels: labels
             .into_iter()
             .map(|(key, value)| (escape_str(&key), escape_str(&value)))
             .collect(),
-        runtime: socket.display().to_string(),
-    }))
+        runtime,
+    }
 }

@@ -1,5 +1,6 @@
 //! The daemon: all agents of a host in one process, found by their cgroups; the API beside it.
 
+mod containerd;
 mod containers;
 mod door;
 pub mod logs;

@@ -54,6 +54,7 @@ const E2E: &[Package] = &[
     Package::new("podman", "podman"),
     Package::new("runc", "runc"),
     Package::new("busybox-static", "busybox"),
+    Package::new("containerd", "containerd").with_services(&["containerd.service"]),
     // For systemd-analyze: what runs as pid 1 here stays what it is.
     Package::new("systemd", "systemd-analyze"),
     Package::new("curl", "curl"),

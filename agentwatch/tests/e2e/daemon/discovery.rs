@@ -22,6 +22,7 @@ use crate::{
 tests! {
     by_unit;
     by_label;
+    by_label_of_containerd needs "containerd", "ctr", "runc", "busybox";
     by_label_of_podman needs "podman", "runc", "busybox";
 }
 
@@ -165,6 +166,96 @@ fn by_label_of_podman() -> Result<()> {
     first_exec(&daemon, &agent, "first")
 }
 
+/// The same with containerd, in a namespace that is neither docker's nor Kubernetes'.
+fn by_label_of_containerd() -> Result<()> {
+    let place = Place::new()?;
+    let tree = Tree::new("containerd")?;
+    rootfs(&place.path("rootfs"))?;
+    let (socket, config) = (place.text("containerd.sock"), place.path("containerd.toml"));
+    fs::write(
+        &config,
+        format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\n  address = {socket:?}\n[plugins.\"io.containerd.internal.v1.opt\"]\n  path = {:?}\n",
+            place.path("root"),
+            place.path("state"),
+            place.path("opt")
+        ),
+    )?;
+    let log = fs::File::create(place.path("containerd.log"))?;
+    let containerd = Background::start(
+        Command::new("containerd")
+            .arg("--config")
+            .arg(&config)
+            .stderr(log),
+    )?;
+    let ctr = |words: &[&str]| -> Result<()> {
+        let output = Command::new("ctr")
+            .args(["--address", &socket, "--namespace", "awt"])
+            .args(words)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "ctr {words:?}: {said}");
+        Ok(())
+    };
+    until("containerd", || ctr(&["version"]).is_ok())?;
+    // Of its own: all daemons of the machine see these cgroups.
+    let [agent, other] = ["d4", "e5"].map(|id| format!("{id}{:062x}", std::process::id()));
+    let agents = "  - container: {label: agentwatch.io/agent=true}\n    name: 'box-{label:app}'\n";
+    let mut daemon = Daemon::start(agents, &format!("container_sockets: [{socket}]\n"))?;
+    for (id, is_agent, word) in [(&agent, "true", "first"), (&other, "no", "other")] {
+        let cgroup = format!("{}/{id}", tree.cgroup());
+        let label = format!("agentwatch.io/agent={is_agent}");
+        let script = format!("/bin/true {word}; sleep 60");
+        ctr(&[
+            "run",
+            "--detach",
+            "--rootfs",
+            "--cgroup",
+            &cgroup,
+            "--label",
+            &label,
+            "--label",
+            "app=web",
+            &place.text("rootfs"),
+            id,
+            "/bin/sh",
+            "-c",
+            &script,
+        ])?;
+    }
+    until("the agent", || daemon.is("box-web", "watched")).with_context(|| daemon.said())?;
+    ensure!(
+        daemon.get("/v1/agents")?.as_array().map(Vec::len) == Some(1),
+        "more than one agent"
+    );
+    let (ok, said) = daemon.verb(&["kill", "box-web"])?;
+    ensure!(ok, "{said}");
+    ctr(&["task", "kill", "--signal", "KILL", &other])?;
+    for id in [&agent, &other] {
+        // Its shim ends with it.
+        until("the task to be gone", || {
+            ctr(&["task", "delete", id]).is_ok()
+        })?;
+        ctr(&["container", "delete", id])?;
+    }
+    daemon.stop()?;
+    drop(containerd);
+    first_exec(&daemon, "box-web", "first")
+}
+
+/// A file system for containers, with a shell in it.
+fn rootfs(at: &Path) -> Result<()> {
+    for folder in ["bin", "proc", "dev", "sys", "etc", "run", "tmp"] {
+        fs::create_dir_all(at.join(folder))?;
+    }
+    fs::copy("/bin/busybox", at.join("bin/busybox"))?;
+    for applet in ["sh", "true", "sleep"] {
+        std::os::unix::fs::symlink("busybox", at.join("bin").join(applet))?;
+    }
+    Ok(())
+}
+
 /// podman with all it keeps in a test's folder. Its containers are gone when it is dropped.
 struct Podman {
     root: Vec<String>,
@@ -175,14 +266,7 @@ struct Podman {
 
 impl Podman {
     fn start(place: &Place, cgroup: String) -> Result<Self> {
-        let rootfs = place.path("rootfs");
-        for folder in ["bin", "proc", "dev", "sys", "etc", "run", "tmp"] {
-            fs::create_dir_all(rootfs.join(folder))?;
-        }
-        fs::copy("/bin/busybox", rootfs.join("bin/busybox"))?;
-        for applet in ["sh", "true", "sleep"] {
-            std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet))?;
-        }
+        rootfs(&place.path("rootfs"))?;
         let mut root = Vec::new();
         for (option, folder) in [
             ("--root", "storage"),
