@@ -189,16 +189,11 @@ fn by_label_of_containerd() -> Result<()> {
             .arg(&config)
             .stderr(log),
     )?;
-    let ctr = |words: &[&str]| -> Result<()> {
-        let output = Command::new("ctr")
-            .args(["--address", &socket, "--namespace", "awt"])
-            .args(words)
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "ctr {words:?}: {said}");
-        Ok(())
+    let mut made = Containers {
+        socket: socket.clone(),
+        ids: Vec::new(),
     };
-    until("containerd", || ctr(&["version"]).is_ok())?;
+    until("containerd", || made.ctr(&["version"]).is_ok())?;
     // Of its own: all daemons of the machine see these cgroups.
     let [agent, other] = ["d4", "e5"].map(|id| format!("{id}{:062x}", std::process::id()));
     let agents = "  - container: {label: agentwatch.io/agent=true}\n    name: 'box-{label:app}'\n";
@@ -207,7 +202,8 @@ fn by_label_of_containerd() -> Result<()> {
         let cgroup = format!("{}/{id}", tree.cgroup());
         let label = format!("agentwatch.io/agent={is_agent}");
         let script = format!("/bin/true {word}; sleep 60");
-        ctr(&[
+        made.ids.push(id.clone());
+        made.ctr(&[
             "run",
             "--detach",
             "--rootfs",
@@ -231,17 +227,37 @@ fn by_label_of_containerd() -> Result<()> {
     );
     let (ok, said) = daemon.verb(&["kill", "box-web"])?;
     ensure!(ok, "{said}");
-    ctr(&["task", "kill", "--signal", "KILL", &other])?;
-    for id in [&agent, &other] {
-        // Its shim ends with it.
-        until("the task to be gone", || {
-            ctr(&["task", "delete", id]).is_ok()
-        })?;
-        ctr(&["container", "delete", id])?;
-    }
     daemon.stop()?;
+    drop(made);
     drop(containerd);
     first_exec(&daemon, "box-web", "first")
+}
+
+/// Containers of a test's own containerd. Gone, and their shims with them, when this is dropped.
+struct Containers {
+    socket: String,
+    ids: Vec<String>,
+}
+
+impl Containers {
+    fn ctr(&self, words: &[&str]) -> Result<()> {
+        let output = Command::new("ctr")
+            .args(["--address", &self.socket, "--namespace", "awt"])
+            .args(words)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "ctr {words:?}: {said}");
+        Ok(())
+    }
+}
+
+impl Drop for Containers {
+    fn drop(&mut self) {
+        for id in &self.ids {
+            let _ = self.ctr(&["task", "delete", "--force", id]);
+            let _ = self.ctr(&["container", "delete", id]);
+        }
+    }
 }
 
 /// A file system for containers, with a shell in it.
