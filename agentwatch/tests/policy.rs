@@ -303,7 +303,7 @@ host-bits.yaml:4:11: `10.1.2.3/8`: 10.1.2.3 is not the first address of its netw
 4 |   allow: [10.1.2.3/8]
   |           ^
 
-hostile.yaml:3:1: unknown field `mo\x1b[2Jde\u{202e}`; known are `apiVersion`, `kind`, `mode`, `destinations`, `sensitive_paths`, `disposable`, `events`, `detectors`, `enforcement`, `network`, `sockets`, `devices`, `sysctl`, `files`, `deny`
+hostile.yaml:3:1: unknown field `mo\x1b[2Jde\u{202e}`; known are `apiVersion`, `kind`, `mode`, `on_stop`, `destinations`, `sensitive_paths`, `disposable`, `events`, `detectors`, `enforcement`, `network`, `sockets`, `devices`, `sysctl`, `files`, `deny`
   |
 3 | "mo\\e[2Jde\\u202e": enforce
   | ^

@@ -26,11 +26,11 @@ const PROGRAMS: [&str; 10] = [
 ///
 /// When there is one; it says which.
 pub fn refuse(cgroup: &AgentCgroup) -> Result<()> {
-    // Made a moment ago, and gone: nothing is in it.
-    if !cgroup.path().exists() {
-        return Ok(());
+    match cgroup.refuse_protected() {
+        // Made a moment ago, and gone, perhaps just now: nothing is in it.
+        Err(_) if !cgroup.path().exists() => return Ok(()),
+        refused => refused?,
     }
-    cgroup.refuse_protected()?;
     for pid in cgroup.processes()? {
         if let Some(program) = of(pid) {
             bail!(

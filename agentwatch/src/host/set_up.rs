@@ -37,8 +37,9 @@ impl Host {
         // A cgroup that was removed before its first record was read: what happened in it is in the
         // records still.
         if agent.cgroup().path().exists() {
-            enforce(probe, &mut agent, &homes)?;
-            match probe.watch(number, agent.cgroup().path(), agent.cgroup().id) {
+            let in_force = enforce(probe, &mut agent, &homes)
+                .and_then(|()| probe.watch(number, agent.cgroup().path(), agent.cgroup().id));
+            match in_force {
                 Err(_) if !agent.cgroup().path().exists() => {}
                 other => other?,
             }
