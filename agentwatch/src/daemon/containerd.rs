@@ -150,9 +150,8 @@ async fn call<T: Message + Default>(
         _ => bail!("it answers {method} with {code}: {said}"),
     }
     let bytes = body.to_bytes();
-    let message = match bytes.split_first_chunk::<5>() {
-        Some(([0, ..], message)) => message,
-        _ => bail!("its answer to {method} is not understood"),
+    let Some(([0, ..], message)) = bytes.split_first_chunk::<5>() else {
+        bail!("its answer to {method} is not understood");
     };
     let message = T::decode(message).context("its answer is not understood")?;
     Ok(Some(message))
