@@ -17,7 +17,7 @@ use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -40,6 +40,10 @@ use crate::{
 
 /// How long bulk records may lie unread.
 pub const TICK: Duration = Duration::from_millis(10);
+/// The same where nothing has come for [`QUIET`]: the first of them waits so long, and costs nothing until then.
+const IDLE_TICK: Duration = Duration::from_millis(40);
+/// After how long without a record it is quiet.
+const QUIET: Duration = Duration::from_secs(1);
 /// Most records that wait for their agent to be introduced.
 const HELD: usize = 64 * 1024;
 
@@ -99,6 +103,8 @@ pub struct Host {
     share: Option<[u64; 2]>,
     /// Policies whose sensitive files the kernel knows.
     known: Vec<Arc<Policy>>,
+    /// When a record came last.
+    heard: Instant,
     /// Every open for reading is sent.
     all_reads: bool,
     batch: Vec<Bytes>,
@@ -150,6 +156,7 @@ impl Host {
             door: None,
             share: None,
             known: Vec::new(),
+            heard: Instant::now(),
             all_reads: options.send_all_reads,
             batch: Vec::new(),
             held: Vec::new(),
@@ -244,7 +251,9 @@ impl Host {
 
     /// Waits until something wants to be looked at, a tick at most.
     pub async fn wait(&self) {
-        let _ = tokio::time::timeout(TICK, self.source.readable()).await;
+        let quiet = self.heard.elapsed() > QUIET;
+        let tick = if quiet { IDLE_TICK } else { TICK };
+        let _ = tokio::time::timeout(tick, self.source.readable()).await;
     }
 
     /// Takes everything that is there all the way.
@@ -259,6 +268,9 @@ impl Host {
         let held: HashSet<*const u8> = self.held.iter().map(|record| record.as_ptr()).collect();
         self.batch.append(&mut self.held);
         self.source.drain(&mut self.batch);
+        if !self.batch.is_empty() {
+            self.heard = Instant::now();
+        }
         if !held.is_empty() {
             // Their agents' introductions are among what came now, and older.
             self.batch.sort_by_key(|record| source::time_ns(record));
