@@ -175,11 +175,11 @@ fn by_label_of_containerd() -> Result<()> {
     fs::write(
         &config,
         format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\n  address = {socket:?}\n[plugins.\"io.containerd.internal.v1.opt\"]\n  path = {:?}\n",
-            place.path("root"),
-            place.path("state"),
-            place.path("opt")
+            "version = 2\nroot = '{}'\nstate = '{}'\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\n  address = '{socket}'\n[plugins.\"io.containerd.internal.v1.opt\"]\n  path = '{}'\n",
+            place.text("root"),
+            place.text("state"),
+            place.text("opt")
         ),
     )?;
     let log = fs::File::create(place.path("containerd.log"))?;
