@@ -337,6 +337,10 @@ impl host::Door for Door {
         Admission::Agent(Box::new((plan, outputs)))
     }
 
+    fn on_disk(&self, path: &Path) -> PathBuf {
+        self.rules.borrow().on_disk(path)
+    }
+
     fn below(&self, path: &Path) -> Vec<(PathBuf, u64)> {
         let rules = self.rules.borrow();
         if rules.may_be_below(path) {

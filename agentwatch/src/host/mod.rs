@@ -7,6 +7,7 @@
 mod agent;
 mod leaving;
 mod recall;
+mod refusal;
 mod reload;
 mod set_up;
 pub mod sums;
@@ -84,6 +85,8 @@ pub trait Door {
     /// Agents' cgroups below one that is none: their paths and ids. What was made in it before it was
     /// refused, the kernel took for a part of it.
     fn below(&self, path: &Path) -> Vec<(PathBuf, u64)>;
+    /// Where a cgroup's folder is.
+    fn on_disk(&self, path: &Path) -> PathBuf;
     /// One could not be watched, or not as its policy wants it.
     fn refused(&mut self, name: &str, error: &anyhow::Error);
     /// One has ended.
@@ -419,27 +422,6 @@ impl Host {
             && let Some(door) = &mut self.door
         {
             door.refused(&name, &error);
-        }
-    }
-
-    /// A cgroup is no agent's.
-    fn let_go(&mut self, number: u32, path: &Path) {
-        let Some(door) = &mut self.door else {
-            return;
-        };
-        // Those below it first, so that what comes to be in them meanwhile has their tags; then the tag
-        // goes that the kernel gave provisionally.
-        let below = door.below(path);
-        let agents = HashSet::from([number]);
-        if let Some(probe) = &mut self.probe {
-            for (_, id) in &below {
-                let _ = probe.tag_cgroup(agent_of_cgroup(*id), *id);
-            }
-            let _ = probe.untag(&agents).and_then(|()| probe.forget(&agents));
-        }
-        self.source.forget(&agents);
-        for (path, id) in below {
-            self.found(&path, id);
         }
     }
 

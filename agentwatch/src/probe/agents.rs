@@ -3,8 +3,8 @@
 use std::{
     any::Any,
     collections::{HashMap as Map, HashSet},
-    fs::File,
-    os::fd::AsFd as _,
+    fs::{self, File},
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
 };
 
@@ -16,7 +16,7 @@ use agentwatch_common::{
     },
     flow::Borrowed,
     loss::Share,
-    tag::Task,
+    tag::{Task, agent_of_cgroup},
 };
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -25,10 +25,12 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
 };
 
-use super::{Probe, explain, hooks};
+use super::{Probe, explain, hooks, support};
 
 /// `BPF_NOEXIST` of include/uapi/linux/bpf.h: only where there is no entry.
 const NO_EXIST: u64 = 1;
+/// `BPF_EXIST`: only where there is one.
+const EXIST: u64 = 2;
 
 /// Programs that are attached to the cgroups of agents: detached when they are dropped.
 #[derive(Default)]
@@ -211,6 +213,61 @@ impl Probe {
         Ok(())
     }
 
+    /// Takes the tag of a cgroup that is no agent's away, and from those below it: `own` become agents of their
+    /// own, of `known` the others are nobody's. One that is not known has come to be since that was looked up,
+    /// or is no more: it stays as it is, or where this is the `last` time becomes its own, of which its own
+    /// record tells. How many stay comes back.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn hand_down(
+        &mut self,
+        number: u32,
+        own: &HashSet<u64>,
+        known: &HashSet<u64>,
+        last: bool,
+    ) -> Result<usize> {
+        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
+        let tagged: Vec<u64> = cgroups
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, agent)| *agent == number)
+            .map(|(id, _)| id)
+            .collect();
+        let mut left = 0;
+        for id in tagged {
+            let itself = agent_of_cgroup(id);
+            if itself != number && (own.contains(&id) || (last && !known.contains(&id))) {
+                // Gone meanwhile: nothing to tag.
+                let _ = cgroups.insert(id, itself, EXIST);
+            } else if itself == number || known.contains(&id) {
+                let _ = cgroups.remove(&id);
+            } else {
+                left += 1;
+            }
+        }
+        Ok(left)
+    }
+
+    /// The same for its processes: those in a cgroup that has a tag get that one.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn hand_down_tasks(&mut self, number: u32) -> Result<()> {
+        for (pid, task) in self.tagged(number)? {
+            let cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
+            let agent = cgroup_of(pid).and_then(|id| cgroups.get(&id, 0).ok());
+            let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+            // What has ended meanwhile is there no more.
+            if let Some(agent) = agent.filter(|agent| *agent != number) {
+                let _ = tasks.insert(pid, Task { agent, ..task }, EXIST);
+            }
+        }
+        Ok(())
+    }
+
     /// Limits what an agent may have unread in the rings, to a part of each: so that with others watched
     /// beside it a flood costs none of them an event.
     ///
@@ -334,4 +391,12 @@ fn remove<K: Pod, V: Pod>(map: &mut HashMap<&mut MapData, K, V>, meant: impl Fn(
     for key in gone {
         let _ = map.remove(&key);
     }
+}
+
+/// The id of the cgroup that a process is in.
+fn cgroup_of(pid: u32) -> Option<u64> {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let folder = support::cgroup2().ok()?.join(path);
+    fs::metadata(folder).ok().map(|folder| folder.ino())
 }
