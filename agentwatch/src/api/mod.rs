@@ -12,6 +12,7 @@ pub mod model;
 mod past;
 mod routes;
 mod runs;
+pub mod sse;
 mod stream;
 
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
