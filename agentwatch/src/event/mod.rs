@@ -17,7 +17,7 @@ use crate::{
 
 pub use call::{Call, CallOp, Credentials, Signal, SocketAddress, namespaces};
 pub use denied::{Denied, DeniedObject, DeniedOp};
-pub use exec::{ENVIRONMENT, Exec, ExecMeans};
+pub use exec::{ENVIRONMENT, Exec, ExecMeans, Stdio};
 pub use file::{Device, File, FileOp, PathSource};
 
 /// A process: its id, and when it started, since ids are used again.

@@ -5,7 +5,8 @@ use agentwatch::{
     event::{
         Address, Call, CallOp, Connect, Credentials, Denied, DeniedObject, DeniedOp, Direction,
         Endpoint, Exec, ExecMeans, Exit, File, FileOp, FlowClose, FlowData, Inode, Kind,
-        PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, SocketOrigin, Stopped,
+        PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, SocketOrigin, Stdio,
+        Stopped,
     },
 };
 
@@ -125,6 +126,7 @@ pub fn every_kind() -> Vec<Kind> {
         Kind::Exec(Box::new(Exec {
             means: ExecMeans::File,
             credentials: NOBODY,
+            stdio: [Stdio::Pipe(7), Stdio::Inet(8), Stdio::Closed],
             environment: Vec::new(),
             path: "/bin/sh".to_owned(),
             filename: "x.sh".to_owned(),
