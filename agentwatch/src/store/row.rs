@@ -206,7 +206,8 @@ impl Row {
                 detail["way"] = payload.direction.name().into();
                 self.detail = Some(detail.into());
             }
-            Kind::FlowClose(close) => self.flow_close(close),
+            Kind::FlowClose(close) | Kind::FlowAlive(close) => self.flow_close(close),
+            Kind::Usage(usage) => self.detail = Some(json!(usage).into()),
             Kind::File(file) => self.file_call(file),
             Kind::Stopped(stopped) => {
                 self.detail = Some(
