@@ -185,11 +185,24 @@ pub fn files(dir: &Path, run: &str) -> Result<Vec<FileChange>> {
     Ok(rows.into_iter().filter_map(change).take(FILES).collect())
 }
 
+/// What is written to a device changes no file. Those that everybody opens all day have no number in events
+/// (`device` in agentwatch-ebpf/src/probes/open.rs).
+fn is_device(row: &Row) -> bool {
+    let path = row.path.as_deref().unwrap_or_default();
+    let everyday = path.strip_prefix("/dev/").is_some_and(|name| {
+        let alone = [
+            "null", "zero", "full", "random", "urandom", "console", "ptmx",
+        ];
+        alone.contains(&name) || name.starts_with("tty") || name.starts_with("pts/")
+    });
+    everyday || row.told("device").is_some()
+}
+
 /// What an event changed of a file; `None` where it changed none.
 pub fn change(row: Row) -> Option<FileChange> {
     let changes = CHANGES.contains(&row.kind.as_str())
         && row.result.is_none_or(|result| result >= 0)
-        && (row.kind != "open" || row.is("write"));
+        && (row.kind != "open" || (row.is("write") && !is_device(&row)));
     if !changes {
         return None;
     }

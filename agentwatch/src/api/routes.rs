@@ -16,7 +16,7 @@ use axum::{
 use utoipa::{IntoResponses, OpenApi};
 
 use super::{
-    State, actions, figures, flows,
+    State, actions, flows,
     listener::Peer,
     model::{
         Action, ActionRequest, Agent, ApiError, Doctor, Event, EventPage, EventQuery, FileChange,
@@ -26,7 +26,7 @@ use super::{
     past, runs,
     stream::Wanted,
 };
-use crate::{host::watch::View, probe::seed};
+use crate::host::watch::View;
 
 /// The largest body of a request, bytes.
 const BODY: usize = 16 * 1024;
@@ -274,38 +274,13 @@ async fn agent(Get(state): Shared, Named(name): Named) -> Answer<Agent> {
         (status = 404, body = ApiError, description = "No such agent"), Any))]
 async fn processes(Get(state): Shared, Named(name): Named) -> Answer<Vec<Process>> {
     let view = state.find(&name)?;
-    let tasks: Vec<_> = state
-        .gauge
-        .tasks()
-        .into_iter()
-        .filter(|(_, task)| task.agent == view.number)
-        .collect();
-    let list = move || {
-        let mut list: Vec<Process> = tasks
-            .into_iter()
-            .map(|(pid, task)| process(pid, task.start_ns, task.ppid))
-            .collect();
-        list.sort_by_key(|process| (process.start_ns, process.pid));
-        list
-    };
+    let known = state.asked.of(&state.shared, view.number).await;
+    let known = known.map_err(failed)?;
+    let list = move || state.before.next(&state.gauge, view.number, &known);
     tokio::task::spawn_blocking(list)
         .await
         .map(Json)
         .map_err(failed)
-}
-
-fn process(pid: u32, start_ns: u64, parent: u32) -> Process {
-    let seen = seed::look(pid);
-    Process {
-        pid,
-        start_ns,
-        ppid: parent,
-        uid: seen.uid,
-        exe: seen.exe,
-        argv: seen.argv,
-        cpu_us: seen.cpu_us,
-        rss_bytes: figures::rss_bytes(pid),
-    }
 }
 
 /// An agent's flows that are open.
@@ -314,9 +289,9 @@ fn process(pid: u32, start_ns: u64, parent: u32) -> Process {
         (status = 404, body = ApiError, description = "No such agent"), Any))]
 async fn open_flows(Get(state): Shared, Named(name): Named) -> Answer<Vec<Flow>> {
     let view = state.find(&name)?;
-    let names = state.names.of(&state.shared, view.number).await;
-    let names = names.map_err(failed)?;
-    Ok(Json(flows::of(&state.gauge, view.number, &names)))
+    let known = state.asked.of(&state.shared, view.number).await;
+    let known = known.map_err(failed)?;
+    Ok(Json(flows::of(&state.gauge, view.number, &known.names)))
 }
 
 /// What an agent changed of files lately, newest first.

@@ -32,8 +32,8 @@ mod happened;
 mod run;
 
 pub use agent::{
-    Agent, AgentState, DeletionBudget, EventCounts, FindingCounts, Flow, FoundBy, Process, Rates,
-    Totals,
+    Agent, AgentState, DeletionBudget, EventCounts, FindingCounts, Flow, FoundBy, Process,
+    ProcessRates, ProcessTotals, Rates, Totals,
 };
 pub use daemon::{
     ApiError, Check, Doctor, EventQuery, Health, KindName, PolicyInForce, SinceQuery, StreamQuery,
