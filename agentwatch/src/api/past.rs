@@ -5,9 +5,10 @@ use std::{io, path::Path};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::model::{EventQuery, FileChange, SinceQuery};
+use super::model::{EventQuery, FileChange, Incident, SinceQuery};
 use crate::{
     cli::history::time,
+    incident::Incidents,
     store::{
         page::Cursor,
         query::{Filter, History},
@@ -149,6 +150,19 @@ pub fn findings(dir: &Path, filter: &Filter) -> Result<Vec<serde_json::Value>> {
         .skip(skip)
         .map(|found| found.finding)
         .collect())
+}
+
+/// The same in incidents, by their end, oldest first.
+///
+/// # Errors
+///
+/// When the history cannot be read, or has what is no finding.
+pub fn incidents(dir: &Path, filter: &Filter) -> Result<Vec<Incident>> {
+    let mut incidents = Incidents::default();
+    for finding in findings(dir, filter)? {
+        incidents.add(&serde_json::from_value(finding)?);
+    }
+    Ok(incidents.all().cloned().collect())
 }
 
 /// Actions, oldest first.

@@ -20,13 +20,13 @@ use super::{
     listener::Peer,
     model::{
         Action, ActionRequest, Agent, ApiError, Doctor, Event, EventPage, EventQuery, FileChange,
-        Finding, Flow, Gone, Health, KindName, Missed, PolicyInForce, Process, SinceQuery,
-        StreamItem, StreamQuery,
+        Finding, Flow, Gone, Health, Incident, KindName, Missed, PolicyInForce, Process,
+        SinceQuery, StreamItem, StreamQuery,
     },
     past, runs,
     stream::Wanted,
 };
-use crate::host::watch::View;
+use crate::{host::watch::View, store::query::Filter};
 
 /// The largest body of a request, bytes.
 const BODY: usize = 16 * 1024;
@@ -112,6 +112,8 @@ pub(super) enum Any {
         events,
         event_stream,
         findings,
+        incidents,
+        own_incidents,
         past_actions,
         policy,
         doctor,
@@ -133,11 +135,13 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/agents/{agent}/processes", get(processes))
         .route("/v1/agents/{agent}/flows", get(open_flows))
         .route("/v1/agents/{agent}/files", get(files))
+        .route("/v1/agents/{agent}/incidents", get(own_incidents))
         .route("/v1/agents/{agent}/actions", post(act))
         .route("/v1/agents/{agent}/end", post(runs::end))
         .route("/v1/events", get(events))
         .route("/v1/events/stream", get(event_stream))
         .route("/v1/findings", get(findings))
+        .route("/v1/incidents", get(incidents))
         .route("/v1/actions", get(past_actions))
         .route("/v1/policy/{agent}", get(policy))
         .route("/v1/doctor", get(doctor))
@@ -395,6 +399,34 @@ async fn findings(
     let Query(query) = query.map_err(|error| bad(error.body_text()))?;
     let filter = past::since_filter(&query).map_err(bad)?;
     past(&state, move |dir| past::findings(dir, &filter))
+        .await
+        .map(Json)
+}
+
+/// The findings of all agents, those together that belong together: of the last 1000, by their end, oldest first.
+#[utoipa::path(get, path = "/v1/incidents", params(SinceQuery),
+    responses((status = 200, body = [Incident]), (status = 400, body = ApiError, description = "A parameter makes no sense"), Any))]
+async fn incidents(
+    Get(state): Shared,
+    query: Result<Query<SinceQuery>, QueryRejection>,
+) -> Answer<Vec<Incident>> {
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let filter = past::since_filter(&query).map_err(bad)?;
+    past(&state, move |dir| past::incidents(dir, &filter))
+        .await
+        .map(Json)
+}
+
+/// The same of one agent, since it is watched.
+#[utoipa::path(get, path = "/v1/agents/{agent}/incidents", params(("agent" = String, Path, description = "Name or id")),
+    responses((status = 200, body = [Incident]), (status = 400, body = ApiError, description = "The name is no text"),
+        (status = 404, body = ApiError, description = "No such agent"), Any))]
+async fn own_incidents(Get(state): Shared, Named(name): Named) -> Answer<Vec<Incident>> {
+    let filter = Filter {
+        run: Some(state.find(&name)?.run.unwrap_or_default()),
+        ..Filter::default()
+    };
+    past(&state, move |dir| past::incidents(dir, &filter))
         .await
         .map(Json)
 }
