@@ -451,11 +451,10 @@ async fn past_actions(
         (status = 404, body = ApiError, description = "No such agent"), Any))]
 async fn policy(Get(state): Shared, Named(name): Named) -> Answer<PolicyInForce> {
     let view = state.find(&name)?;
+    let own = PolicyInForce::new(&view.name, &view.policy_source, &view.policy, view.found_by);
     Ok(Json(PolicyInForce {
-        agent: view.name.to_string(),
-        source: view.policy_source.to_string(),
-        policy: serde_json::to_value(&*view.policy).map_err(failed)?,
         not_in_force: view.not_in_force,
+        ..own.map_err(failed)?
     }))
 }
 

@@ -117,12 +117,7 @@ impl Player {
         let file: Box<dyn std::io::Read + Send> = Box::new(std::io::BufReader::new(file));
         let mut recording = Recording::new(file, name.clone())?;
         let next = recording.read()?;
-        let policy = PolicyInForce {
-            agent: String::new(),
-            source: plan.policy_source.clone(),
-            policy: serde_json::to_value(&plan.policy)?,
-            not_in_force: Vec::new(),
-        };
+        let policy = PolicyInForce::new("", &plan.policy_source, &plan.policy, FoundBy::default())?;
         Ok(Self {
             recording,
             name,

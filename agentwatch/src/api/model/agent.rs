@@ -125,6 +125,19 @@ pub enum FoundBy {
     },
 }
 
+impl FoundBy {
+    /// In a few words; `None` where that is not known.
+    pub fn words(&self) -> Option<String> {
+        match self {
+            Self::Cgroup { glob } if glob.is_empty() => None,
+            Self::Cgroup { glob } => Some(format!("the glob {glob}")),
+            Self::Unit { glob } => Some(format!("the unit {glob}")),
+            Self::Container { name, .. } => Some(format!("the container {name}")),
+            Self::Run { command } => Some(format!("run: {}", command.join(" "))),
+        }
+    }
+}
+
 impl Default for FoundBy {
     fn default() -> Self {
         Self::Cgroup {

@@ -415,7 +415,7 @@ fn policy(state: &State) -> Vec<String> {
         .iter()
         .map(|missing| format!("NOT in force on this kernel: {missing}"))
         .collect();
-    lines.push(format!("# {}", policy.source));
+    lines.extend(policy.why().into_iter().map(|line| format!("# {line}")));
     let yaml = serde_saphyr::to_string(&policy.policy)
         .unwrap_or_else(|error| format!("the policy cannot be shown: {error}"));
     lines.extend(yaml.lines().map(crate::text::escape_str));
