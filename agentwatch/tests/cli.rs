@@ -196,6 +196,8 @@ fn finding() -> Finding {
             kind: "connect".to_owned(),
             pid: 4711,
             what: "connected to 198.51.100.2:22".to_owned(),
+            path: None,
+            remote: Some("198.51.100.2:22".to_owned()),
         }],
         response: Response {
             requested: Action::Kill,
@@ -224,6 +226,7 @@ fn tables_and_objects() {
         "findings",
         "findings --utc f-9c2f1e0d5b7a6c31",
         "findings -o yaml",
+        "findings --incidents --utc",
         "findings --severity absurd",
         "tree",
         "tree -o yaml",

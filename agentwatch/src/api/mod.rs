@@ -3,6 +3,7 @@
 
 mod accept;
 mod actions;
+mod asked;
 pub mod client;
 mod figures;
 mod flows;
@@ -10,6 +11,7 @@ mod listener;
 mod metrics;
 pub mod model;
 mod past;
+mod processes;
 mod routes;
 mod runs;
 pub mod sse;
@@ -75,7 +77,8 @@ pub(crate) struct State {
     gauge: Arc<Gauge>,
     hub: Hub,
     meter: Meter,
-    names: flows::Names,
+    asked: asked::Asked,
+    before: processes::Before,
     /// Room for questions to the history and to the kernel: one that is given up by who asked runs to its
     /// end. The other threads are for actions.
     past: Arc<Semaphore>,
@@ -140,7 +143,8 @@ async fn serve(
         gauge: Arc::clone(&gauge),
         hub,
         meter: Meter::default(),
-        names: flows::Names::default(),
+        asked: asked::Asked::default(),
+        before: processes::Before::default(),
         past: Arc::new(Semaphore::new(BLOCKING - FOR_ACTIONS)),
     });
     let router = routes::router(Arc::clone(&state));

@@ -10,6 +10,7 @@ pub mod findings;
 mod follow;
 pub mod health;
 pub mod history;
+pub mod incidents;
 mod output;
 pub mod policy;
 pub mod replay;

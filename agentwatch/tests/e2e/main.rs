@@ -83,6 +83,7 @@ fn main() {
         daemon::clients::TESTS,
         daemon::docs::TESTS,
         daemon::follow::TESTS,
+        daemon::looks::TESTS,
         daemon::metrics::TESTS,
         daemon::openapi::TESTS,
         daemon::recovery::TESTS,

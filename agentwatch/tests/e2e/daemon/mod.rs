@@ -7,6 +7,7 @@ pub mod clients;
 pub mod discovery;
 pub mod docs;
 pub mod follow;
+pub mod looks;
 pub mod metrics;
 pub mod openapi;
 pub mod recovery;

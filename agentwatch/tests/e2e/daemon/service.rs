@@ -115,11 +115,30 @@ fn the_configuration_is_read_again() -> Result<()> {
     until("no answer", || last() == "refused\n").with_context(|| daemon.said())?;
     until("the second", || daemon.is("b", "watched"))?;
     ensure!(daemon.is("a", "watched"), "{:?}", daemon.agent("a"));
+    let differs = serde_json::json!(["network.deny"]);
+    until("the policy to be told", || {
+        daemon
+            .get("/v1/policy/a")
+            .is_ok_and(|policy| policy["differs"] == differs)
+    })?;
     let policy = daemon.get("/v1/policy/a")?;
     ensure!(
         policy["policy"]["network"]["deny"].as_array().map(Vec::len) == Some(1),
         "{policy}"
     );
+    ensure!(policy["found_by"]["by"] == "cgroup", "{policy}");
+    let (ok, shown) = daemon.verb(&["policy", "show", "--agent", "a"])?;
+    let of = format!(
+        "# of a\n# {}, by the glob {}/a\n",
+        daemon.place.text("p.yaml"),
+        tree.cgroup()
+    );
+    ensure!(ok && shown.starts_with(&of), "{shown}");
+    ensure!(shown.contains("but for network.deny\n"), "{shown}");
+    // It is a policy itself.
+    let copy = daemon.place.file("copy.yaml", &shown)?;
+    let (ok, said) = daemon.verb(&["policy", "check", &copy])?;
+    ensure!(ok, "{said}");
     // What is wrong changes nothing.
     daemon
         .place
@@ -136,6 +155,10 @@ fn the_configuration_is_read_again() -> Result<()> {
     config(&daemon.place, &a)?;
     daemon.hangup()?;
     until("an answer again", || last() == "ok\n")?;
+    until("the policy to be told as it is now", || {
+        let policy = daemon.get("/v1/policy/a").unwrap_or_default();
+        policy["differs"] == serde_json::json!([])
+    })?;
     until("the second to be let go", || daemon.agent("b").is_none())?;
     daemon.stop()?;
     ensure!(
