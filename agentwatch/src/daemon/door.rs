@@ -8,12 +8,13 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 
 use agentwatch_common::tag::agent_of_cgroup;
 use tokio::sync::mpsc;
 
-use super::{containers::Question, runtimes, state::Saved};
+use super::{containers::Question, retries::Retries, runtimes, state::Saved};
 use crate::{
     api::model::FoundBy,
     config::{By, Container, Match, container_id},
@@ -36,6 +37,8 @@ pub struct Rules {
     reserved: HashMap<u64, String>,
     /// What runtimes have said of containers, by their ids; `None` for one that none of them knows.
     containers: HashMap<String, Option<Container>>,
+    /// The ids of cgroups that could not be watched, and are looked at again.
+    pub refused: Retries<u64>,
 }
 
 /// Most containers of which is kept what runtimes have said.
@@ -62,6 +65,7 @@ impl Rules {
             names: HashMap::new(),
             reserved: HashMap::new(),
             containers: HashMap::new(),
+            refused: Retries::default(),
         }
     }
 
@@ -149,6 +153,7 @@ impl Rules {
         let mut found = Vec::new();
         let mut todo = from.to_vec();
         let mut seen = HashSet::new();
+        let now = Instant::now();
         while let Some(at) = todo.pop() {
             if !seen.insert(at.clone()) {
                 continue;
@@ -162,7 +167,8 @@ impl Rules {
                     continue;
                 }
                 let path = at.join(entry.file_name());
-                if !matches!(self.find(&path), Found::No) {
+                let is_one = !matches!(self.find(&path), Found::No);
+                if is_one && !self.refused.waits(&folder.ino(), now) {
                     // What is below an agent's cgroup is the agent's.
                     found.push((path, folder.ino()));
                 } else if self.may_be_below(&path) {
@@ -321,7 +327,12 @@ impl host::Door for Door {
                 return match self.ask.try_send(question) {
                     Ok(()) => Admission::Later,
                     Err(error) => {
-                        tracing::error!(cgroup = %path.display(), "is not asked for: {error}");
+                        if rules.refused.failed(id, Instant::now()) {
+                            tracing::error!(
+                                cgroup = %path.display(),
+                                "the runtimes are not asked for it now, and are later: {error}"
+                            );
+                        }
                         Admission::No
                     }
                 };
@@ -330,7 +341,9 @@ impl host::Door for Door {
         let plan = rules.plan(at, container.as_ref(), path, id);
         if let Err(error) = runtimes::refuse(&plan.cgroup) {
             rules.free(&plan.name);
-            tracing::warn!("{error:#}");
+            if rules.refused.failed(id, Instant::now()) {
+                tracing::warn!("{error:#}. It is looked at again later");
+            }
             return Admission::No;
         }
         let outputs = self.outlets.outputs(&plan.name, &[]);
@@ -350,9 +363,23 @@ impl host::Door for Door {
         }
     }
 
-    fn refused(&mut self, name: &str, error: &anyhow::Error) {
-        self.rules.borrow_mut().free(name);
-        tracing::error!(agent = name, "{name} is NOT watched: {error:#}");
+    fn still_admits(&self, cgroup: &AgentCgroup, pid: u32) -> anyhow::Result<()> {
+        runtimes::refuse_process(cgroup, pid)
+    }
+
+    fn refused(&mut self, name: &str, cgroup: &AgentCgroup, error: &anyhow::Error) {
+        let mut rules = self.rules.borrow_mut();
+        rules.free(name);
+        if rules.refused.failed(cgroup.id, Instant::now()) {
+            tracing::error!(
+                agent = name,
+                "{name} is NOT watched; that is tried again later: {error:#}"
+            );
+        }
+    }
+
+    fn watched(&mut self, cgroup: &AgentCgroup) {
+        self.rules.borrow_mut().refused.done(&cgroup.id);
     }
 
     fn ended(&mut self, ended: Ended) {

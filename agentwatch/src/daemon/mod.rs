@@ -6,6 +6,7 @@ mod door;
 pub mod logs;
 mod recovery;
 mod reload;
+mod retries;
 pub mod runs;
 mod runtimes;
 mod service;
@@ -343,6 +344,8 @@ impl Daemon {
             self.tell_service();
             self.host.look_after();
             self.sweep_runs()?;
+            let refused = self.rules.borrow_mut().refused.due(self.turned);
+            self.host.look_again |= !refused.is_empty();
             if self.host.look_again && self.looked.elapsed() >= LOOK_AGAIN {
                 self.look()?;
             }

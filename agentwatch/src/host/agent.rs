@@ -22,6 +22,9 @@ use crate::{
     store::{Store, row::Row},
 };
 
+/// Most processes that come from outside between two looks and are looked at.
+const CAME: usize = 256;
+
 /// Where what happens goes.
 pub struct Outputs {
     /// The history; `None` for none.
@@ -206,6 +209,8 @@ pub struct Agent {
     pub workspace: Option<String>,
     /// The `agentwatch run` that starts its command.
     pub runner: Option<ProcessKey>,
+    /// Processes that have come into it from outside, where that is to be looked at.
+    pub(super) came: Vec<u32>,
     cgroup: AgentCgroup,
     not_stored_told: bool,
 }
@@ -237,6 +242,7 @@ impl Agent {
             workspace: workspace
                 .map(|folder| crate::text::escape(folder.as_os_str().as_encoded_bytes())),
             runner,
+            came: Vec::new(),
             cgroup,
             not_stored_told: false,
         }
@@ -276,6 +282,8 @@ impl Agent {
             standing,
             counts,
             cgroup,
+            came,
+            runner,
             ..
         } = self;
         let mut sink = Outlet {
@@ -286,6 +294,8 @@ impl Agent {
             counts,
             cgroup,
             probe,
+            // What a run starts was asked for.
+            came: runner.is_none().then_some(came),
             mode: pipeline.policy().mode,
         };
         pipeline.step(record, &mut sink);
@@ -332,12 +342,50 @@ struct Outlet<'a> {
     counts: &'a mut Counts,
     cgroup: &'a AgentCgroup,
     probe: Option<&'a mut Probe>,
+    came: Option<&'a mut Vec<u32>>,
     mode: Mode,
+}
+
+impl Outlet<'_> {
+    /// The process that has come into the cgroup from outside, where an event tells of one: a program that
+    /// somebody else's process started there, or a process that somebody else moved in. What an agent's own
+    /// process does is none, nor is what was made by one that has ended.
+    fn came(&self, event: &Event, world: &World) -> Option<u32> {
+        let moved = match event.kind {
+            Kind::Exec(_) => event.process.pid,
+            Kind::CgroupMove {
+                moved,
+                to_agent,
+                protected: false,
+                ..
+            } if to_agent == self.number => moved,
+            _ => return None,
+        };
+        if moved != event.process.pid {
+            return (event.process.start_ns == 0).then_some(moved);
+        }
+        let parent = ProcessKey {
+            pid: event.ppid,
+            start_ns: 0,
+        };
+        if world.processes.get(parent).is_some_and(|one| one.member) {
+            return None;
+        }
+        let is_other = self.probe.as_ref()?.agent_of(event.ppid).is_none();
+        (is_other && seed::stat(event.ppid).is_some()).then_some(moved)
+    }
 }
 
 impl Sink for Outlet<'_> {
     fn event(&mut self, event: &Event, world: &World) {
         self.counts.observe(event);
+        if self.came.is_some()
+            && let Some(pid) = self.came(event, world)
+            && let Some(came) = &mut self.came
+            && came.len() < CAME
+        {
+            came.push(pid);
+        }
         let Some(row) = row_of(event, world) else {
             return;
         };

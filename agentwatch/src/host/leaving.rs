@@ -95,6 +95,35 @@ impl Host {
         }
     }
 
+    /// Ends the watching of agents that turn out to be none: into their cgroup came what may be in no agent's.
+    pub(super) fn turn_away(&mut self) -> Result<()> {
+        let Some(door) = &self.door else {
+            return Ok(());
+        };
+        let mut away = Vec::new();
+        for agent in self.agents.values_mut() {
+            let came = std::mem::take(&mut agent.came);
+            let refused = came
+                .into_iter()
+                .find_map(|pid| door.still_admits(agent.cgroup(), pid).err());
+            if let Some(error) = refused {
+                away.push((agent.number, agent.cgroup().clone(), error));
+            }
+        }
+        for (number, cgroup, error) in away {
+            let ended = self.remove(&HashSet::from([number]))?;
+            if let Some(door) = &mut self.door {
+                for agent in ended {
+                    door.refused(&agent.name, &cgroup, &error);
+                    door.ended(agent);
+                }
+            }
+            // Agents may be below it.
+            self.look_again = true;
+        }
+        Ok(())
+    }
+
     /// Ends the watching of agents whose cgroup was removed and of which no process is left.
     pub(super) fn end_gone(&mut self) -> Result<()> {
         if self.door.is_none() || !self.agents.values().any(|agent| agent.standing.gone) {

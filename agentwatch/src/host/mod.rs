@@ -87,8 +87,16 @@ pub trait Door {
     fn below(&self, path: &Path) -> Vec<(PathBuf, u64)>;
     /// Where a cgroup's folder is.
     fn on_disk(&self, path: &Path) -> PathBuf;
-    /// One could not be watched, or not as its policy wants it.
-    fn refused(&mut self, name: &str, error: &anyhow::Error);
+    /// Whether a process that came into an agent's cgroup from outside may be in one.
+    ///
+    /// # Errors
+    ///
+    /// When it may not; it says why.
+    fn still_admits(&self, cgroup: &AgentCgroup, pid: u32) -> Result<()>;
+    /// One could not be watched, or not as its policy wants it, or is one no longer.
+    fn refused(&mut self, name: &str, cgroup: &AgentCgroup, error: &anyhow::Error);
+    /// One is watched.
+    fn watched(&mut self, cgroup: &AgentCgroup);
     /// One has ended.
     fn ended(&mut self, ended: Ended);
 }
@@ -284,6 +292,7 @@ impl Host {
         self.source.losses(&agents, now, &mut self.batch);
         self.follow();
         self.flow(&held)?;
+        self.turn_away()?;
         self.end_gone()
     }
 
@@ -417,11 +426,13 @@ impl Host {
             Admission::Later => return self.wait_for(number, id, path),
             Admission::No => return self.let_go(number, path),
         };
-        let name = plan.name.clone();
-        if let Err(error) = self.add(plan, outputs)
-            && let Some(door) = &mut self.door
-        {
-            door.refused(&name, &error);
+        let (name, cgroup) = (plan.name.clone(), plan.cgroup.clone());
+        let added = self.add(plan, outputs);
+        if let Some(door) = &mut self.door {
+            match added {
+                Ok(_) => door.watched(&cgroup),
+                Err(error) => door.refused(&name, &cgroup, &error),
+            }
         }
     }
 

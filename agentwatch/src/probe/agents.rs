@@ -9,7 +9,7 @@ use std::{
 };
 
 use agentwatch_common::{
-    budget::{Budget, OwnKey},
+    budget::Budget,
     deny::{
         DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules,
         Repeat, RepeatKey, SysctlKey, enforce,
@@ -166,6 +166,12 @@ impl Probe {
             .filter_map(Result::ok)
             .filter(|(_, task)| task.agent == agent)
             .collect())
+    }
+
+    /// The agent whose process this is.
+    pub fn agent_of(&self, pid: u32) -> Option<u32> {
+        let tasks: HashMap<_, u32, Task> = self.ebpf.map("TASKS")?.try_into().ok()?;
+        tasks.get(&pid, 0).ok().map(|task| task.agent)
     }
 
     /// The agents that have a process.
@@ -350,18 +356,6 @@ impl Probe {
         let mut repeats: HashMap<_, RepeatKey, Repeat> = self.map("REPEATS")?.try_into()?;
         remove(&mut repeats, |key, _| of(key.agent));
         self.switch_packet_rules(enforce::CONNECT | enforce::QUARANTINE)
-    }
-
-    /// Removes what agents made from the map of it. It is a large one, and entries in it that nobody
-    /// asks for do no harm: not for each agent that ends.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn forget_files(&mut self, is_gone: impl Fn(u32) -> bool) -> Result<()> {
-        let mut own: HashMap<_, OwnKey, u8> = self.map("OWN")?.try_into()?;
-        remove(&mut own, |key, _| is_gone(key.agent));
-        Ok(())
     }
 }
 

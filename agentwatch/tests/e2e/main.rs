@@ -84,6 +84,7 @@ fn main() {
         daemon::docs::TESTS,
         daemon::follow::TESTS,
         daemon::metrics::TESTS,
+        daemon::node::TESTS,
         daemon::openapi::TESTS,
         daemon::recovery::TESTS,
         daemon::runs::TESTS,

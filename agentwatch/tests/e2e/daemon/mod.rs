@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod docs;
 pub mod follow;
 pub mod metrics;
+pub mod node;
 pub mod openapi;
 pub mod recovery;
 pub mod runs;
