@@ -25,10 +25,12 @@ impl Host {
         let folder = AgentCgroup::known(door.on_disk(path), u64::from(number));
         let mut below = BTreeMap::new();
         for round in 1..=ROUNDS {
-            below.extend(door.below(path));
-            let own: HashSet<u64> = below.values().copied().collect();
+            // What is known first: what comes to be between the two looks must not seem to be known, and
+            // nobody's.
             let known = folder.subtree().unwrap_or_default();
             let known = known.into_iter().map(|(_, id)| id).collect();
+            below.extend(door.below(path));
+            let own: HashSet<u64> = below.values().copied().collect();
             let left = probe.hand_down(number, &own, &known, round == ROUNDS);
             if left.unwrap_or(0) == 0 {
                 break;
