@@ -54,7 +54,7 @@ pub mod counter {
     /// A cgroup could not be tagged: the map of cgroups is full. Its processes carry their tags
     /// still if they were forked by tagged ones.
     pub const CGROUPS_FULL: u32 = 35;
-    /// Denied, or would have been: all of them, also those that are not told one by one.
+    /// Denied, or would have been: all of them, also those that are not told one by one. The highest.
     pub const DENIED: u32 = 40;
 }
 
@@ -118,5 +118,6 @@ pub struct Tally {
 
 const _: () = assert!(size_of::<Tally>() == 120);
 const _: () = assert!((counter::LOST_LAST - counter::LOST_FIRST) < 7);
+const _: () = assert!(counter::EMITTED == 1 && counter::CGROUPS_FULL < counter::DENIED);
 
 crate::pod!(CounterKey, Share, Read);

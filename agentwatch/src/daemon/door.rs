@@ -160,12 +160,13 @@ impl Rules {
             }
             let entries = fs::read_dir(self.on_disk(&at));
             for entry in entries.into_iter().flatten().flatten() {
+                // Most are the kernel's files.
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
                 let Ok(folder) = entry.metadata() else {
                     continue; // removed meanwhile
                 };
-                if !folder.is_dir() {
-                    continue;
-                }
                 let path = at.join(entry.file_name());
                 let is_one = !matches!(self.find(&path), Found::No);
                 if is_one && !self.refused.waits(&folder.ino(), now) {

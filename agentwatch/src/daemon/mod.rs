@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agentwatch_common::tag::{agent_of_cgroup, below};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use tokio::{
@@ -49,6 +50,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const PUBLISH: Duration = Duration::from_millis(100);
 /// How often is looked at all cgroups again, at most, where the kernel may not have told of one.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The same, where there are so many that a look takes its time: so many times as long as it took.
+const PAUSE: u32 = 20;
 /// Runs that may wait to be watched.
 const RUNS: usize = 16;
 /// An agent's part of the urgent ring, and of the other one: a quarter of each at the usual size.
@@ -142,6 +145,12 @@ struct Daemon {
     published: Instant,
     turned: Instant,
     looked: Instant,
+    /// How long after that is looked again at the soonest.
+    look_after: Duration,
+    /// The kernel does not tell of all new cgroups.
+    all_to_be_looked_at: bool,
+    /// What was counted of that when the kernel was told last where to look.
+    untold: u64,
     stale: bool,
     /// Agents that the service manager was told of.
     told: Option<usize>,
@@ -217,10 +226,12 @@ impl Daemon {
             published: now,
             turned: now,
             looked: now,
+            look_after: LOOK_AGAIN,
+            all_to_be_looked_at: false,
+            untold: 0,
             stale: true,
             told: None,
         };
-        daemon.look_below(config)?;
         daemon.look()?;
         if let Some(before) = before {
             daemon.recover(before, listener.left())?;
@@ -241,11 +252,26 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Has the kernel look where the configuration says that agents are.
-    fn look_below(&mut self, config: &Config) -> Result<()> {
+    /// Has the kernel look where the configuration says that agents are. Where there are too many cgroups for
+    /// that, it is looked at all of them now and then instead.
+    fn look_below(&mut self) {
+        self.untold = self.host.not_looked_below();
+        let looked = self.look_below_all();
+        if let Err(error) = &looked
+            && !self.all_to_be_looked_at
+        {
+            tracing::warn!(
+                "the kernel does not tell of all new cgroups, so it is looked for agents every few seconds, and \
+                 what they do before is not seen: {error:#}"
+            );
+        }
+        self.all_to_be_looked_at = looked.is_err();
+    }
+
+    fn look_below_all(&mut self) -> Result<()> {
         let rules = Rc::clone(&self.rules);
         let on_disk = |at: &Path| rules.borrow().on_disk(at);
-        for agents in &config.agents {
+        for agents in &self.config.agents {
             let glob = agents.glob();
             // What is not there yet comes to be below the deepest that is.
             let parent = glob.parent();
@@ -263,8 +289,11 @@ impl Daemon {
                 let Ok(folder) = std::fs::metadata(on_disk(&at)) else {
                     continue; // removed meanwhile
                 };
+                if self.host.agent(agent_of_cgroup(folder.ino())).is_some() {
+                    continue; // what is below is the agent's
+                }
                 self.host.look_below(folder.ino(), levels)?;
-                let next = agentwatch_common::tag::below::one_down(levels);
+                let next = below::one_down(levels);
                 if next == 0 {
                     continue;
                 }
@@ -284,8 +313,9 @@ impl Daemon {
 
     /// Looks at all cgroups for agents that are not watched.
     fn look(&mut self) -> Result<()> {
-        self.looked = Instant::now();
+        let began = Instant::now();
         self.host.look_again = false;
+        self.look_below();
         for id in self.asked_in_vain.drain(..) {
             self.rules.borrow_mut().forget_container(&id);
         }
@@ -293,6 +323,8 @@ impl Daemon {
         for (path, id) in found {
             self.host.found(&path, id);
         }
+        self.looked = Instant::now();
+        self.look_after = LOOK_AGAIN.max((self.looked - began) * PAUSE);
         self.host.pump()
     }
 
@@ -346,7 +378,8 @@ impl Daemon {
             self.sweep_runs()?;
             let refused = self.rules.borrow_mut().refused.due(self.turned);
             self.host.look_again |= !refused.is_empty();
-            if self.host.look_again && self.looked.elapsed() >= LOOK_AGAIN {
+            let untold = self.all_to_be_looked_at || self.host.not_looked_below() > self.untold;
+            if (self.host.look_again || untold) && self.looked.elapsed() >= self.look_after {
                 self.look()?;
             }
         }

@@ -143,6 +143,8 @@ impl Daemon {
         for ended in self.host.remove(&HashSet::from([number]))? {
             self.rules.borrow_mut().close(ended, None);
         }
+        // Where its cgroup stays, agents may come to be below it.
+        self.host.look_again = true;
         Ok(())
     }
 
@@ -158,6 +160,7 @@ impl Daemon {
         self.host.pump()?;
         let mut ended = self.host.remove(&HashSet::from([number]))?;
         let mut ended = ended.pop().context("it has ended already")?;
+        self.host.look_again |= request.left_running > 0;
         let mut account = ended.outputs.account.take().unwrap_or_default();
         account.tally(&ended.tally);
         account.left(request.left_running);

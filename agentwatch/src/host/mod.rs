@@ -195,6 +195,11 @@ impl Host {
         self.probe()?.look_below(id, levels)
     }
 
+    /// How many cgroups could not be looked below: the kernel tells of none that come to be there. Ever more.
+    pub fn not_looked_below(&self) -> u64 {
+        self.source.tally(0).untagged
+    }
+
     /// Handles for who looks on. Once.
     pub fn gauge(&mut self) -> Option<Gauge> {
         self.gauge.take()
@@ -424,7 +429,7 @@ impl Host {
         let (plan, outputs) = match door.admit(path, id) {
             Admission::Agent(agent) => *agent,
             Admission::Later => return self.wait_for(number, id, path),
-            Admission::No => return self.let_go(number, path),
+            Admission::No => return self.let_go(number, id, path),
         };
         let (name, cgroup) = (plan.name.clone(), plan.cgroup.clone());
         let added = self.add(plan, outputs);

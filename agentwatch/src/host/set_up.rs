@@ -95,9 +95,12 @@ pub(super) fn enforce(probe: &mut Probe, agent: &mut Agent, homes: &[PathBuf]) -
 /// but what a tagged one forks is tagged by the kernel.
 fn take_in_members(probe: &mut Probe, agent: &Agent, records: &mut Vec<Bytes>) -> Result<()> {
     let number = agent.number;
-    for (_, id) in agent.cgroup().subtree()? {
-        probe.tag_cgroup(number, id)?;
+    let subtree = agent.cgroup().subtree()?;
+    for (_, id) in &subtree {
+        probe.tag_cgroup(number, *id)?;
     }
+    // What comes to be in it is the agent's, however much that is.
+    probe.look_no_more_below(subtree.into_iter().map(|(_, id)| id))?;
     let mut known = HashSet::new();
     loop {
         let new: Vec<u32> = agent

@@ -111,7 +111,21 @@ impl Probe {
         let before = parents.get(&id, 0).unwrap_or(0);
         parents
             .insert(id, before | levels, 0)
-            .context("more cgroups between the configured ones and the agents' than 16384")
+            .context("there are more than 16384 cgroups below which agents may be")
+    }
+
+    /// Has it look for none below these any more: they are an agent's.
+    ///
+    /// # Errors
+    ///
+    /// When the map is missing.
+    pub fn look_no_more_below(&mut self, ids: impl Iterator<Item = u64>) -> Result<()> {
+        let mut parents: HashMap<_, u64, u32> = self.map("PARENTS")?.try_into()?;
+        for id in ids {
+            // Most of them are not in it.
+            let _ = parents.remove(&id);
+        }
+        Ok(())
     }
 
     /// Tags a cgroup below one that is watched and was there before.
@@ -202,6 +216,31 @@ impl Probe {
         remove(&mut cgroups, |_, agent| agents.contains(agent));
         let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
         remove(&mut tasks, |_, task| agents.contains(&task.agent));
+        Ok(())
+    }
+
+    /// Takes the tag of a cgroup away, where it is this agent's.
+    ///
+    /// # Errors
+    ///
+    /// When the map is missing.
+    pub fn untag_cgroup(&mut self, id: u64, agent: u32) -> Result<()> {
+        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
+        if cgroups.get(&id, 0).is_ok_and(|tag| tag == agent) {
+            let _ = cgroups.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Takes the tags of an agent's processes away; those in a cgroup that has another tag get that one.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn untag_tasks(&mut self, agent: u32) -> Result<()> {
+        self.hand_down_tasks(agent)?;
+        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+        remove(&mut tasks, |_, task| task.agent == agent);
         Ok(())
     }
 

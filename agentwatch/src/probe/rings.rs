@@ -9,7 +9,7 @@ use std::{
 use agentwatch_common::{
     file::{ThinKey, Thinned},
     flow::{FlowKey, FlowState},
-    loss::{CounterKey, Read, Tally},
+    loss::{CounterKey, Read, Tally, counter},
 };
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuHashMap, RingBuf};
@@ -54,14 +54,11 @@ impl Rings {
         for agent in agents {
             let _ = self.read.remove(agent);
         }
-        let gone: Vec<CounterKey> = self
-            .counters
-            .keys()
-            .filter_map(Result::ok)
-            .filter(|key| agents.contains(&key.agent))
-            .collect();
-        for key in gone {
-            let _ = self.counters.remove(&key);
+        for &agent in agents {
+            // Most of them are not there. Not by a look at all of them: there may be thousands.
+            for counter in counter::EMITTED..=counter::DENIED {
+                let _ = self.counters.remove(&CounterKey { agent, counter });
+            }
         }
         let gone: Vec<ThinKey> = self
             .thinned

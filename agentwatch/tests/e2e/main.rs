@@ -83,6 +83,7 @@ fn main() {
         daemon::clients::TESTS,
         daemon::docs::TESTS,
         daemon::follow::TESTS,
+        daemon::many::TESTS,
         daemon::metrics::TESTS,
         daemon::node::TESTS,
         daemon::openapi::TESTS,

@@ -7,6 +7,7 @@ pub mod clients;
 pub mod discovery;
 pub mod docs;
 pub mod follow;
+pub mod many;
 pub mod metrics;
 pub mod node;
 pub mod openapi;

@@ -27,7 +27,7 @@ impl Daemon {
     }
 
     /// Starts it again.
-    fn again(&mut self) -> Result<()> {
+    pub(super) fn again(&mut self) -> Result<()> {
         self.child = Self::child(&self.place)?;
         until("the daemon again", || self.get("/v1/health").is_ok()).with_context(|| self.said())
     }
