@@ -40,10 +40,12 @@ pub mod counter {
     pub const LOST_SCRATCH: u32 = 20;
     /// Lost: the agent has its share of a ring buffer full, see [`super::Share`].
     pub const LOST_SHARE_FULL: u32 = 21;
+    /// Lost: userspace had too much of the cgroup to keep before it was known whose it is. Counted by userspace.
+    pub const LOST_NOT_KEPT: u32 = 22;
     /// First and last of the losses.
     pub const LOST_FIRST: u32 = LOST_PRIO_FULL;
     /// See [`LOST_FIRST`].
-    pub const LOST_LAST: u32 = LOST_SHARE_FULL;
+    pub const LOST_LAST: u32 = LOST_NOT_KEPT;
 
     /// Not lost, but not whole: a path, an argument vector or a name was cut.
     pub const CUT: u32 = 32;

@@ -328,12 +328,8 @@ impl host::Door for Door {
                 return match self.ask.try_send(question) {
                     Ok(()) => Admission::Later,
                     Err(error) => {
-                        if rules.refused.failed(id, Instant::now()) {
-                            tracing::error!(
-                                cgroup = %path.display(),
-                                "the runtimes are not asked for it now, and are later: {error}"
-                            );
-                        }
+                        drop(rules);
+                        host::Door::not_now(self, path, id, &error.into());
                         Admission::No
                     }
                 };
@@ -361,6 +357,16 @@ impl host::Door for Door {
             rules.look(&[path.to_owned()])
         } else {
             Vec::new()
+        }
+    }
+
+    fn not_now(&mut self, path: &Path, id: u64, error: &anyhow::Error) {
+        let mut rules = self.rules.borrow_mut();
+        if rules.refused.failed(id, Instant::now()) {
+            tracing::error!(
+                cgroup = %path.display(),
+                "the container runtimes are not asked for it now, and are later: {error:#}"
+            );
         }
     }
 

@@ -29,7 +29,7 @@ const PROGRAMS: [&str; 10] = [
 pub fn refuse(cgroup: &AgentCgroup) -> Result<()> {
     match cgroup.refuse_protected() {
         // Made a moment ago, and gone, perhaps just now: nothing is in it.
-        Err(_) if !cgroup.path().exists() => return Ok(()),
+        Err(_) if !cgroup.is_there() => return Ok(()),
         refused => refused?,
     }
     for pid in cgroup.processes()? {

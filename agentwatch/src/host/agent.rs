@@ -1,6 +1,11 @@
 //! One agent: what is known of it, and where what happens to it goes.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -209,6 +214,10 @@ pub struct Agent {
     pub workspace: Option<String>,
     /// The `agentwatch run` that starts its command.
     pub runner: Option<ProcessKey>,
+    /// How long its end may be waited for.
+    pub(super) patience: Duration,
+    /// When its processes were killed of which some had not ended yet, and whether that was said.
+    pub(super) ending: Option<(Instant, bool)>,
     /// Processes that have come into it from outside, where that is to be looked at.
     pub(super) came: Vec<u32>,
     cgroup: AgentCgroup,
@@ -242,6 +251,8 @@ impl Agent {
             workspace: workspace
                 .map(|folder| crate::text::escape(folder.as_os_str().as_encoded_bytes())),
             runner,
+            patience: respond::EMPTY_WITHIN,
+            ending: None,
             came: Vec::new(),
             cgroup,
             not_stored_told: false,
@@ -284,6 +295,8 @@ impl Agent {
             cgroup,
             came,
             runner,
+            patience,
+            ending,
             ..
         } = self;
         let mut sink = Outlet {
@@ -294,6 +307,8 @@ impl Agent {
             counts,
             cgroup,
             probe,
+            patience: *patience,
+            ending,
             // What a run starts was asked for.
             came: runner.is_none().then_some(came),
             mode: pipeline.policy().mode,
@@ -342,6 +357,8 @@ struct Outlet<'a> {
     counts: &'a mut Counts,
     cgroup: &'a AgentCgroup,
     probe: Option<&'a mut Probe>,
+    patience: Duration,
+    ending: &'a mut Option<(Instant, bool)>,
     came: Option<&'a mut Vec<u32>>,
     mode: Mode,
 }
@@ -420,6 +437,9 @@ impl Sink for Outlet<'_> {
             Action::Kill => &mut self.standing.killed,
         };
         *acted = true;
+        if finding.response.taken == Action::Kill && finding.response.empty_us.is_none() {
+            self.ending.get_or_insert((Instant::now(), false));
+        }
         self.standing.reason = Some(format!("{} ({})", finding.message, finding.id));
         if finding.response.taken == Action::Kill && self.killed_by.is_none() {
             *self.killed_by = Some(finding.clone());
@@ -435,6 +455,11 @@ impl Sink for Outlet<'_> {
 
     fn resume(&mut self, event: &Event, stopped: Stopped, left: u64) {
         if self.killed_by.is_some() {
+            return;
+        }
+        // Outside its cgroup nothing else holds a process of an agent that is frozen.
+        let inside = || self.cgroup.processes().unwrap_or_default();
+        if self.standing.frozen && inside().binary_search(&event.process.pid).is_err() {
             return;
         }
         let refilled = match &mut self.probe {
@@ -457,6 +482,15 @@ impl Means for Outlet<'_> {
 
     fn members(&self) -> Vec<ProcessKey> {
         members(self.probe.as_deref(), self.number)
+    }
+
+    fn patience(&self) -> Duration {
+        if self.standing.killed {
+            // It was waited for already.
+            Duration::ZERO
+        } else {
+            self.patience
+        }
     }
 
     fn quarantine(&mut self, cut_off: bool) -> Result<()> {

@@ -95,6 +95,41 @@ impl Host {
         }
     }
 
+    /// Looks whether agents that were killed have ended. What they have outside their cgroup ends with them.
+    pub(super) fn see_ends(&mut self) {
+        let ending: Vec<_> = self
+            .agents
+            .values()
+            .filter_map(|agent| Some((agent.number, agent.ending?)))
+            .collect();
+        for (number, (since, told)) in ending {
+            let members = self.members(number);
+            let Some(agent) = self.agents.get_mut(&number) else {
+                continue;
+            };
+            let is_over = agent.cgroup().is_empty();
+            let outside = respond::kill_outside(agent.cgroup(), members);
+            let took = since.elapsed();
+            let said = if is_over {
+                agent.ending = None;
+                format!(
+                    "agentwatch: its processes have ended, {:.1} s after the kill; {} of them outside its cgroup\n",
+                    took.as_secs_f64(),
+                    outside.len()
+                )
+            } else if took > respond::EMPTY_WITHIN && !told {
+                agent.ending = Some((since, true));
+                format!(
+                    "agentwatch: its cgroup is not empty {} s after the kill: a process cannot be ended now\n",
+                    took.as_secs()
+                )
+            } else {
+                continue;
+            };
+            agent.outputs.notices.write(&said);
+        }
+    }
+
     /// Ends the watching of agents that turn out to be none: into their cgroup came what may be in no agent's.
     pub(super) fn turn_away(&mut self) -> Result<()> {
         let Some(door) = &self.door else {

@@ -87,6 +87,8 @@ pub trait Door {
     fn below(&self, path: &Path) -> Vec<(PathBuf, u64)>;
     /// Where a cgroup's folder is.
     fn on_disk(&self, path: &Path) -> PathBuf;
+    /// One cannot be asked for now.
+    fn not_now(&mut self, path: &Path, id: u64, error: &anyhow::Error);
     /// Whether a process that came into an agent's cgroup from outside may be in one.
     ///
     /// # Errors
@@ -124,6 +126,8 @@ pub struct Host {
     held: Vec<Bytes>,
     /// Cgroups of which it is being asked whose they are, by the number that the agent would have.
     waiting: HashMap<u32, Waiting>,
+    /// What is kept of all of them, bytes.
+    waiting_bytes: usize,
     /// Numbers of which something was read and that no agent had, a short while ago.
     unknown: HashSet<u32>,
     /// Records of cgroups that turned out to be no agent's.
@@ -172,6 +176,7 @@ impl Host {
             batch: Vec::new(),
             held: Vec::new(),
             waiting: HashMap::new(),
+            waiting_bytes: 0,
             unknown: HashSet::new(),
             strays: 0,
             look_again: false,
@@ -399,10 +404,11 @@ impl Host {
     /// What is to be seen to now and then: what the kernel may not have told of, and what people are to
     /// be told.
     pub fn look_after(&mut self) {
+        self.see_ends();
         for agent in self.agents.values_mut() {
             agent.say_if_not_stored();
             // Where the record of it was lost, the cgroup is no more all the same.
-            agent.standing.gone |= !agent.cgroup().path().exists();
+            agent.standing.gone |= !agent.cgroup().is_there();
         }
         // Last records of what is no agent, or no more: what counts them goes, where nobody has come for
         // them since the last time.

@@ -18,7 +18,7 @@ use agentwatch_common::{
     loss::Share,
     tag::{Task, agent_of_cgroup},
 };
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Pod,
     maps::{HashMap, MapData, lpm_trie::LpmTrie},
@@ -58,6 +58,11 @@ impl Probe {
     pub fn watch(&mut self, agent: u32, cgroup: &Path, id: u64) -> Result<()> {
         let folder = File::open(cgroup)
             .with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
+        ensure!(
+            folder.metadata()?.ino() == id,
+            "the cgroup {} is another one by now",
+            cgroup.display()
+        );
         for name in hooks::CGROUP {
             self.attach_to(agent, name, &folder)
                 .map_err(|error| explain(&error))
@@ -311,9 +316,13 @@ impl Probe {
             sent: [0; 2],
         };
         let mut shares: HashMap<_, u32, Share> = self.map("SHARES")?.try_into()?;
-        shares.insert(agent, share, 0).context(
-            "cannot give the agent its share of the rings: 1024 agents are watched already",
-        )
+        // It may have it since it was asked whose its cgroup is: what it has sent since counts.
+        match shares.insert(agent, share, NO_EXIST) {
+            Err(_) if shares.get(&agent, 0).is_ok() => Ok(()),
+            given => given.context(
+                "cannot give the agent its share of the rings: 1024 agents are watched already",
+            ),
+        }
     }
 
     /// Removes agents that were untagged from every map, and detaches what is attached to their cgroups.

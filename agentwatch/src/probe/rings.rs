@@ -12,7 +12,10 @@ use agentwatch_common::{
     loss::{CounterKey, Read, Tally, counter},
 };
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, MapData, PerCpuHashMap, RingBuf};
+use aya::{
+    maps::{HashMap, MapData, PerCpuHashMap, PerCpuValues, RingBuf},
+    util::nr_cpus,
+};
 
 use super::{Probe, gauge};
 
@@ -47,6 +50,24 @@ impl Rings {
     /// An agent's counters, summed over the CPUs. `delivered` is left to the caller.
     pub fn tally(&self, agent: u32) -> Tally {
         gauge::tally(&self.counters, agent)
+    }
+
+    /// Counts records of an agent that were read and given up since: as lost, beside what the kernel lost.
+    pub fn not_kept(&mut self, agent: u32, records: u64) {
+        let key = CounterKey {
+            agent,
+            counter: counter::LOST_NOT_KEPT,
+        };
+        let before = self.counters.get(&key, 0);
+        let before: u64 = before.map_or(0, |counted| counted.iter().sum());
+        let Ok(cpus) = nr_cpus() else {
+            return; // then no map of this kind could be read
+        };
+        let mut counted = vec![0; cpus];
+        counted[0] = before + records;
+        // Full: the agent is not counted at all then.
+        let _ =
+            PerCpuValues::try_from(counted).map(|counted| self.counters.insert(key, counted, 0));
     }
 
     /// Keeps nothing more of agents that have ended.

@@ -235,6 +235,16 @@ impl Source {
         self.got.keys().copied()
     }
 
+    /// Counts records of an agent as lost that were read and could not be kept.
+    pub fn not_kept(&mut self, agent: u32, records: u64) {
+        if records > 0
+            && let Some(got) = self.got.get_mut(&agent)
+        {
+            got.records = got.records.saturating_sub(records);
+            self.rings.not_kept(agent, records);
+        }
+    }
+
     /// How many of an agent's records were delivered.
     pub fn delivered(&self, agent: u32) -> u64 {
         self.got.get(&agent).map_or(0, |got| got.records)
