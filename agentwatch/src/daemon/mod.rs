@@ -41,7 +41,8 @@ use crate::{
     probe::{Options, support},
     store::Writer,
 };
-use door::{Door, Outlets, Rules};
+use door::{Door, Found, Outlets, Rules};
+use retries::Retries;
 use state::{Keeper, Saved};
 
 /// How often the figures are taken, and what may have been missed is looked for.
@@ -138,7 +139,8 @@ struct Daemon {
     /// Runs that a daemon before this one watched and that have not come back, by the cgroup's id.
     pending: HashMap<u64, Saved>,
     /// Containers of which a runtime could not tell.
-    asked_in_vain: Vec<String>,
+    asked_in_vain: Retries<String>,
+    ask: mpsc::Sender<containers::Question>,
     keeper: Keeper,
     config: Config,
     parents: Vec<PathBuf>,
@@ -203,7 +205,7 @@ impl Daemon {
         let door = Door {
             rules: Rc::clone(&rules),
             outlets: outlets.clone(),
-            ask: ask_runtimes,
+            ask: ask_runtimes.clone(),
         };
         host.open_door(Box::new(door), SHARE);
         let now = Instant::now();
@@ -219,7 +221,8 @@ impl Daemon {
             api: None,
             requests: HashMap::new(),
             pending: HashMap::new(),
-            asked_in_vain: Vec::new(),
+            asked_in_vain: Retries::default(),
+            ask: ask_runtimes,
             keeper,
             config: config.clone(),
             parents: Vec::new(),
@@ -234,7 +237,7 @@ impl Daemon {
         };
         daemon.look()?;
         if let Some(before) = before {
-            daemon.recover(before, listener.left())?;
+            daemon.recover(before, listener.left());
         }
         daemon.host.settle();
         daemon.publish();
@@ -316,12 +319,19 @@ impl Daemon {
         let began = Instant::now();
         self.host.look_again = false;
         self.look_below();
-        for id in self.asked_in_vain.drain(..) {
+        for id in self.asked_in_vain.due(began) {
             self.rules.borrow_mut().forget_container(&id);
         }
         let found = self.rules.borrow().look(&self.parents);
         for (path, id) in found {
-            self.host.found(&path, id);
+            let number = agent_of_cgroup(id);
+            if self.host.agent(number).is_none() {
+                self.host.found(&path, id);
+            } else if let Found::Ask(id) = self.rules.borrow().find(&path) {
+                // It is watched by another match than that of its container, which was not known. A queue that
+                // is full is tried again with the next look.
+                let _ = self.ask.try_send(containers::Question { number, id });
+            }
         }
         self.looked = Instant::now();
         self.look_after = LOOK_AGAIN.max((self.looked - began) * PAUSE);
@@ -335,21 +345,29 @@ impl Daemon {
             id,
             container,
         } = answer;
+        let is_known = container.is_ok();
         let container = container.unwrap_or_else(|error| {
-            tracing::warn!(
-                container = id,
-                "its labels are not known, so it is not watched; it is asked for again: {error:#}"
-            );
-            self.host.look_again = true;
-            self.asked_in_vain.push(id.clone());
+            if self.asked_in_vain.failed(id.clone(), Instant::now()) {
+                tracing::warn!(
+                    container = id,
+                    "its labels are not known, so it is no agent by them; it is asked for again: {error:#}"
+                );
+            }
             None
         });
-        self.rules.borrow_mut().learn(id, container);
-        self.host.answered(number)?;
-        let known = self.host.agent(number).map(|agent| agent.cgroup().id);
-        if let Some(saved) = known.and_then(|id| self.pending.remove(&id)) {
-            self.recall(number, saved)?;
+        let is_watched = self.host.agent(number).is_some();
+        if is_known {
+            self.asked_in_vain.done(&id);
         }
+        if is_known || !is_watched {
+            self.rules.borrow_mut().learn(id, container);
+        }
+        if is_known && is_watched {
+            // By another match, as long as this was not known.
+            self.judge_again(number);
+        }
+        self.host.answered(number)?;
+        self.recall_pending(number, is_known);
         self.stale = true;
         Ok(())
     }
@@ -376,8 +394,10 @@ impl Daemon {
             self.tell_service();
             self.host.look_after();
             self.sweep_runs()?;
+            self.sweep_pending();
             let refused = self.rules.borrow_mut().refused.due(self.turned);
-            self.host.look_again |= !refused.is_empty();
+            let in_vain = self.asked_in_vain.due(self.turned);
+            self.host.look_again |= !refused.is_empty() || !in_vain.is_empty();
             let untold = self.all_to_be_looked_at || self.host.not_looked_below() > self.untold;
             if (self.host.look_again || untold) && self.looked.elapsed() >= self.look_after {
                 self.look()?;

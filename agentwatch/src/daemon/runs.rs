@@ -132,7 +132,7 @@ impl Daemon {
         self.host.pass_on_sockets(number);
         self.requests.insert(number, asked);
         if let Some(saved) = self.pending.remove(&id) {
-            self.recall(number, saved)?;
+            self.recall(number, saved);
         }
         let agent = self.host.agent(number).context("it has ended meanwhile")?;
         Ok(started(agent, &self.shared))
