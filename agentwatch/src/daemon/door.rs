@@ -31,8 +31,8 @@ pub struct Rules {
     matches: Vec<Match>,
     policies: Vec<(Arc<Policy>, String)>,
     root: PathBuf,
-    /// How many agents have had each name since somebody had it last.
-    names: HashMap<String, usize>,
+    /// The names that agents have.
+    names: HashSet<String>,
     /// The names of agents that a daemon before this one knew, by their cgroups' ids.
     reserved: HashMap<u64, String>,
     /// What runtimes have said of containers, by their ids; `None` for one that none of them knows.
@@ -62,7 +62,7 @@ impl Rules {
             matches,
             policies,
             root,
-            names: HashMap::new(),
+            names: HashSet::new(),
             reserved: HashMap::new(),
             containers: HashMap::new(),
             refused: Retries::default(),
@@ -221,7 +221,7 @@ impl Rules {
     /// Agents that a daemon before this one knew keep their names.
     pub fn reserve(&mut self, agents: &[Saved]) {
         for saved in agents {
-            self.names.insert(saved.name.clone(), 1);
+            self.names.insert(saved.name.clone());
             self.reserved.insert(saved.id, saved.name.clone());
         }
     }
@@ -245,11 +245,11 @@ impl Rules {
     pub fn name(&mut self, wanted: &str) -> String {
         let mut name = wanted.to_owned();
         let mut n = 1;
-        while self.names.contains_key(&name) {
+        while self.names.contains(&name) {
             n += 1;
             name = format!("{wanted}-{n}");
         }
-        self.names.insert(name.clone(), 1);
+        self.names.insert(name.clone());
         name
     }
 

@@ -135,7 +135,7 @@ struct Daemon {
     answers: mpsc::UnboundedReceiver<containers::Answer>,
     api: Option<api::Server>,
     /// What runs have asked for, by the agent's number.
-    requests: HashMap<u32, RunRequest>,
+    requests: HashMap<u32, Arc<RunRequest>>,
     /// Runs that a daemon before this one watched and that have not come back, by the cgroup's id.
     pending: HashMap<u64, Saved>,
     /// Containers of which a runtime could not tell.

@@ -2,7 +2,8 @@
 
 use std::{
     path::Path,
-    time::{Duration, SystemTime},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
@@ -13,10 +14,10 @@ use super::{
 };
 use crate::{
     event::ProcessKey,
-    host::{Agent, Standing},
+    host::Agent,
     policy::{Mode, OnStop},
     probe::seed,
-    respond::cgroup::AgentCgroup,
+    respond::{EMPTY_WITHIN, cgroup::AgentCgroup},
 };
 use agentwatch_common::tag::agent_of_cgroup;
 
@@ -93,7 +94,7 @@ impl Daemon {
         let Some(run) = &saved.run else {
             return false;
         };
-        let (request, runner) = (run.request.clone(), run.runner);
+        let (request, runner) = (Arc::clone(&run.request), run.runner);
         // It puts back how it was.
         self.pending.insert(saved.id, saved.clone());
         let started = self.start_run(request, Some(runner));
@@ -209,7 +210,7 @@ impl Daemon {
                     until_watched: false,
                     removed,
                     run: agent.runner.and_then(|runner| {
-                        let request = requests.get(&number)?.clone();
+                        let request = Arc::clone(requests.get(&number)?);
                         Some(SavedRun { request, runner })
                     }),
                 })
@@ -224,7 +225,8 @@ impl Daemon {
     /// Leaves the agents as their policies say. What is to be kept of them.
     pub(super) fn leave(&mut self) -> Vec<Saved> {
         let mut all = self.saved();
-        for saved in &mut all {
+        let (mut freeze, mut kill) = (Vec::new(), Vec::new());
+        for (at, saved) in all.iter().enumerate() {
             let number = agent_of_cgroup(saved.id);
             let Some(agent) = self.host.agent(number) else {
                 continue;
@@ -234,31 +236,54 @@ impl Daemon {
                 Mode::Enforce if !has_runner(agent) => policy.on_stop,
                 _ => OnStop::Leave,
             };
-            let left = match on_stop {
-                OnStop::Leave => continue,
-                OnStop::Freeze if saved.standing.frozen => continue,
-                OnStop::Freeze => self.host.freeze(number),
-                OnStop::Kill => self.host.end_members(number),
-            };
-            match left {
-                Ok(()) => {
-                    let standing = &mut saved.standing;
-                    *standing = Standing {
-                        frozen: standing.frozen || on_stop == OnStop::Freeze,
-                        killed: standing.killed || on_stop == OnStop::Kill,
-                        reason: Some("the daemon was stopped (on_stop)".to_owned()),
-                        ..standing.clone()
-                    };
-                    saved.until_watched = on_stop == OnStop::Freeze;
-                }
-                Err(error) => {
-                    tracing::error!(agent = saved.name, "is left as it is: {error:#}");
-                }
+            match on_stop {
+                OnStop::Freeze if !saved.standing.frozen => freeze.push((at, number)),
+                OnStop::Kill => kill.push((at, number)),
+                OnStop::Leave | OnStop::Freeze => {}
             }
+        }
+        // What stands still must be known, or nobody lets it go on: so that comes first.
+        let before = all.clone();
+        for (at, _) in &freeze {
+            let standing = &mut all[*at].standing;
+            standing.frozen = true;
+            standing.reason = Some(STOPPED.to_owned());
+            all[*at].until_watched = true;
+        }
+        if !freeze.is_empty() {
+            self.keeper.intend(all.clone());
+        }
+        let not_done = |saved: &Saved, error: &anyhow::Error| {
+            tracing::error!(agent = saved.name, "is left as it is: {error:#}");
+        };
+        for (at, number) in freeze {
+            if let Err(error) = self.host.freeze(number) {
+                all[at] = before[at].clone();
+                not_done(&all[at], &error);
+            }
+        }
+        // All of them at once: the service manager does not wait for long.
+        kill.retain(|(at, number)| {
+            let ordered = self.host.order_end(*number);
+            if let Err(error) = &ordered {
+                not_done(&all[*at], error);
+            }
+            ordered.is_ok()
+        });
+        let end = Instant::now() + EMPTY_WITHIN;
+        for (at, number) in kill {
+            let left = end.saturating_duration_since(Instant::now());
+            self.host.see_end(number, left);
+            let standing = &mut all[at].standing;
+            standing.killed = true;
+            standing.reason = Some(STOPPED.to_owned());
         }
         all
     }
 }
+
+/// Why an agent was acted upon at the end.
+const STOPPED: &str = "the daemon was stopped (on_stop)";
 
 /// Whether the `agentwatch run` that started it is there: it watches by itself then.
 fn has_runner(agent: &Agent) -> bool {

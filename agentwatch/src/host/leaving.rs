@@ -161,7 +161,8 @@ impl Host {
 
     /// Ends the watching of agents whose cgroup was removed and of which no process is left.
     pub(super) fn end_gone(&mut self) -> Result<()> {
-        if self.door.is_none() || !self.agents.values().any(|agent| agent.standing.gone) {
+        let may_have_ended = std::mem::take(&mut self.may_have_ended);
+        if self.door.is_none() || !may_have_ended {
             return Ok(());
         }
         let mut gone: HashSet<u32> = self
@@ -170,6 +171,9 @@ impl Host {
             .filter(|agent| agent.standing.gone)
             .map(|agent| agent.number)
             .collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
         // A process that has left the cgroup is the agent's still.
         if let Some(probe) = &self.probe {
             let alive = probe.with_processes()?;

@@ -134,6 +134,8 @@ pub struct Host {
     pub strays: u64,
     /// Some record came whose agent nobody introduced: perhaps one was not told of.
     pub look_again: bool,
+    /// An agent whose cgroup is gone may have no process any more: to see that takes a look at those of all.
+    may_have_ended: bool,
     /// Agents that have ended while the host was running.
     pub gone: u64,
     /// What was counted of them.
@@ -180,6 +182,7 @@ impl Host {
             unknown: HashSet::new(),
             strays: 0,
             look_again: false,
+            may_have_ended: false,
             gone: 0,
             past: sums::Past::default(),
         })
@@ -338,7 +341,11 @@ impl Host {
         for record in &batch {
             match source::route(record) {
                 Some(Route::Agent(number)) => match self.agents.get_mut(&number) {
-                    Some(agent) => agent.step(record, self.probe.as_mut()),
+                    Some(agent) => {
+                        agent.step(record, self.probe.as_mut());
+                        // Perhaps the last process of it, which had left the cgroup.
+                        self.may_have_ended |= agent.standing.gone && source::is_exit(record);
+                    }
                     None => self.stray(record, number, held.contains(&record.as_ptr())),
                 },
                 // A part of an agent, or one that may be one itself.
@@ -348,6 +355,7 @@ impl Host {
                 Some(Route::Gone(number)) => {
                     if let Some(agent) = self.agents.get_mut(&number) {
                         agent.standing.gone = true;
+                        self.may_have_ended = true;
                     }
                 }
                 None => {}
@@ -404,6 +412,7 @@ impl Host {
     /// What is to be seen to now and then: what the kernel may not have told of, and what people are to
     /// be told.
     pub fn look_after(&mut self) {
+        self.may_have_ended = true;
         self.see_ends();
         for agent in self.agents.values_mut() {
             agent.say_if_not_stored();
@@ -472,17 +481,33 @@ impl Host {
         agent::members(self.probe.as_ref(), number)
     }
 
-    /// Ends every process of an agent, in its cgroup and outside.
+    /// Ends every process of an agent, in its cgroup and outside, and waits until they have ended.
     ///
     /// # Errors
     ///
     /// When the cgroup is protected or the kernel refuses.
     pub fn end_members(&self, number: u32) -> Result<()> {
-        let agent = self.agents.get(&number).context("no such agent")?;
-        agent.cgroup().kill()?;
-        agent.cgroup().wait_empty(respond::EMPTY_WITHIN);
-        respond::kill_outside(agent.cgroup(), self.members(number));
+        self.order_end(number)?;
+        self.see_end(number, respond::EMPTY_WITHIN);
         Ok(())
+    }
+
+    /// Kills all in an agent's cgroup.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::end_members`].
+    pub fn order_end(&self, number: u32) -> Result<()> {
+        let agent = self.agents.get(&number).context("no such agent")?;
+        agent.cgroup().kill()
+    }
+
+    /// After [`Host::order_end`]: waits until the cgroup is empty, and kills what the agent has outside of it.
+    pub fn see_end(&self, number: u32, at_most: Duration) {
+        if let Some(agent) = self.agents.get(&number) {
+            agent.cgroup().wait_empty(at_most);
+            respond::kill_outside(agent.cgroup(), self.members(number));
+        }
     }
 }
 

@@ -102,6 +102,7 @@ impl Host {
             }
             agent.record(&held)?;
             agent.standing.gone |= !agent.cgroup().is_there();
+            self.may_have_ended |= agent.standing.gone;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use agentwatch_common::{
     budget::Budget,
     deny::{
         DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules,
-        Repeat, RepeatKey, SysctlKey, enforce,
+        Repeat, RepeatKey, SysctlKey, enforce, scope,
     },
     flow::Borrowed,
     loss::Share,
@@ -360,12 +360,17 @@ impl Probe {
             agents.iter().filter(with).copied().collect()
         };
         if !denied.is_empty() {
+            let mut enforced: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
+            for agent in &denied {
+                let _ = enforced.remove(agent);
+            }
             self.forget_denials(&denied.into_iter().collect())?;
         }
         Ok(())
     }
 
-    /// Takes back what the policies of agents deny.
+    /// Takes back what the policies of agents deny. Who is cut off from the network stays so, but for the same as
+    /// before ([`Probe::enforce`] puts what is new in its place).
     ///
     /// # Errors
     ///
@@ -373,12 +378,27 @@ impl Probe {
     pub fn forget_denials(&mut self, agents: &HashSet<u32>) -> Result<()> {
         let of = |agent: u32| agents.contains(&agent);
         let mut enforced: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
-        remove(&mut enforced, |agent, _| of(*agent));
+        let is_cut_off = |wire: &Enforcement| wire.flags & enforce::QUARANTINE != 0;
+        let mut cut_off = HashSet::new();
+        for agent in agents {
+            if enforced.get(agent, 0).is_ok_and(|wire| is_cut_off(&wire)) {
+                cut_off.insert(*agent);
+                let only = Enforcement {
+                    flags: enforce::QUARANTINE,
+                    ..Enforcement::NONE
+                };
+                enforced.insert(agent, only, EXIST)?;
+            }
+        }
+        remove(&mut enforced, |agent, wire| of(*agent) && !is_cut_off(wire));
         let mut peers: LpmTrie<_, PeerKey, PeerRules> = self.map("DENIED_PEERS")?.try_into()?;
         let gone: Vec<_> = peers
             .keys()
             .filter_map(Result::ok)
-            .filter(|key| of({ key.data() }.agent))
+            .filter(|key| {
+                let PeerKey { agent, scope, .. } = key.data();
+                of(agent) && !(scope == scope::KEEP && cut_off.contains(&agent))
+            })
             .collect();
         for key in gone {
             let _ = peers.remove(&key);

@@ -313,6 +313,11 @@ pub fn route(record: &[u8]) -> Option<Route> {
     })
 }
 
+/// Whether it tells of the end of a process.
+pub fn is_exit(record: &[u8]) -> bool {
+    Head::of(record).is_some_and(|head| head.kind == kind::EXIT)
+}
+
 /// A record of another agent. Of a cgroup that is an agent's own and was taken for a part of one that turned
 /// out to be none: the number of that agent, and the record as its own.
 pub fn of_cgroup(record: &[u8]) -> Option<(u32, Bytes)> {

@@ -78,6 +78,7 @@ fn main() {
         loss::TESTS,
         calls::TESTS,
         daemon::agents::TESTS,
+        daemon::apart::TESTS,
         daemon::api::TESTS,
         daemon::discovery::TESTS,
         daemon::clients::TESTS,

@@ -2,6 +2,7 @@
 //! screen that shows it (`top`).
 
 pub mod agents;
+pub mod apart;
 pub mod api;
 pub mod clients;
 pub mod discovery;
