@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashSet,
+    fmt::Write as _,
     io::{BufRead as _, BufReader, ErrorKind, Write as _},
     os::unix::net::UnixStream,
     path::Path,
@@ -137,7 +138,10 @@ fn before(wanted: &Wanted<'_>, show: &mut impl FnMut(&Row) -> Result<()>) -> Res
     thread::sleep(2 * writer::EVERY);
     let began = now_ns() - 10_000_000_000;
     let client = Client::new(wanted.socket)?;
-    let query = query(&wanted.filter);
+    let mut query = query(&wanted.filter);
+    if let Some(pid) = wanted.filter.pid {
+        let _ = write!(query, "&pid={pid}");
+    }
     let ask = if let Some(since) = wanted.since {
         format!("/v1/events?{query}&since={}&limit={PAGE}", percent(since))
     } else {
@@ -148,8 +152,7 @@ fn before(wanted: &Wanted<'_>, show: &mut impl FnMut(&Row) -> Result<()>) -> Res
     let mut last = Vec::new();
     loop {
         let page: Page = client.get(&format!("{ask}{after}"))?;
-        let own = page.events.into_iter();
-        last.extend(own.filter(|row| wanted.filter.pid.is_none_or(|pid| pid == row.pid)));
+        last.extend(page.events);
         let end = !page.more || wanted.since.is_none();
         if limit.is_none() || end {
             let skip = limit.map_or(0, |limit| last.len().saturating_sub(limit));

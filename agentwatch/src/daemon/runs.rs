@@ -104,7 +104,16 @@ impl Daemon {
         }
         cgroup.refuse_protected()?;
         runtimes::refuse(&cgroup)?;
+        // Before anything is changed.
         let number = agent_of_cgroup(id);
+        let others = self.requests.iter().filter(|(of, _)| **of != number);
+        let kept = others.map(|(_, request)| weight(request));
+        ensure!(
+            kept.sum::<usize>() + weight(&request) <= REQUESTS,
+            "what all runs ask for is kept, and with this one takes more than {} MiB: a shorter policy or command",
+            REQUESTS >> 20
+        );
+        let policy = policy(&request)?;
         match self.host.agent(number) {
             // The run asks again: it had lost its connection.
             Some(agent) if agent.runner.is_some() => return Ok(started(agent, &self.shared)),
@@ -112,13 +121,6 @@ impl Daemon {
             Some(_) => self.end(number)?,
             None => {}
         }
-        let kept = self.requests.values().map(|request| weight(request));
-        ensure!(
-            kept.sum::<usize>() + weight(&request) <= REQUESTS,
-            "what all runs ask for is kept, and with this one takes more than {} MiB: a shorter policy or command",
-            REQUESTS >> 20
-        );
-        let policy = policy(&request)?;
         let name = self.rules.borrow_mut().name_again(id, &request.name);
         let mut outputs = self.outlets.outputs(&name, &request.command);
         outputs.account = Some(Account::new(&name, &request.command));

@@ -199,16 +199,25 @@ impl Probe {
     ///
     /// When the map cannot be read.
     pub fn with_processes(&self) -> Result<HashSet<u32>> {
+        Ok(self
+            .tasks()?
+            .into_iter()
+            .map(|(_, task)| task.agent)
+            .collect())
+    }
+
+    /// Every process that is tagged, by its id.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn tasks(&self) -> Result<Vec<(u32, Task)>> {
         let map = self
             .ebpf
             .map("TASKS")
             .ok_or_else(|| anyhow!("no map TASKS"))?;
         let tasks: HashMap<_, u32, Task> = HashMap::try_from(map)?;
-        Ok(tasks
-            .iter()
-            .filter_map(Result::ok)
-            .map(|(_, task)| task.agent)
-            .collect())
+        Ok(tasks.iter().filter_map(Result::ok).collect())
     }
 
     /// Takes the tags of agents away: nothing is sent of them any more.

@@ -110,7 +110,14 @@ impl Guest {
             gone: false,
             lost: None,
         };
-        guest.listen().await?;
+        if let Err(error) = guest.listen().await {
+            guest.let_go_of().await;
+            guest.notices.write(&format!(
+                "agentwatch: the daemon at {} would watch, and cannot tell of it ({error:#}); watching without it\n",
+                guest.socket.display()
+            ));
+            return Ok(Asked::Nobody(guest.notices));
+        }
         let said = format!(
             "agentwatch: the daemon at {} watches {}\n",
             guest.socket.display(),
@@ -243,6 +250,8 @@ impl Guest {
         };
         self.started = started;
         if self.listen().await.is_err() {
+            // Else two would watch in the end.
+            self.let_go_of().await;
             return false;
         }
         let lost = self.lost.take();
@@ -393,6 +402,14 @@ impl Guest {
                 ));
                 (self.notices, None)
             }
+        }
+    }
+
+    /// Has the daemon not watch it any more, if it can be reached.
+    async fn let_go_of(&self) {
+        let path = format!("/v1/agents/{}/end", self.started.id);
+        if let Ok(body) = client::json(&RunEnd::default()) {
+            let _ = self.send(Method::POST, &path, body).await;
         }
     }
 
