@@ -8,12 +8,13 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 
 use agentwatch_common::tag::agent_of_cgroup;
 use tokio::sync::mpsc;
 
-use super::{containers::Question, runtimes, state::Saved};
+use super::{containers::Question, retries::Retries, runtimes, state::Saved};
 use crate::{
     api::model::FoundBy,
     config::{By, Container, Match, container_id},
@@ -30,12 +31,14 @@ pub struct Rules {
     matches: Vec<Match>,
     policies: Vec<(Arc<Policy>, String)>,
     root: PathBuf,
-    /// How many agents have had each name since somebody had it last.
-    names: HashMap<String, usize>,
+    /// The names that agents have.
+    names: HashSet<String>,
     /// The names of agents that a daemon before this one knew, by their cgroups' ids.
     reserved: HashMap<u64, String>,
     /// What runtimes have said of containers, by their ids; `None` for one that none of them knows.
     containers: HashMap<String, Option<Container>>,
+    /// The ids of cgroups that could not be watched, and are looked at again.
+    pub refused: Retries<u64>,
 }
 
 /// Most containers of which is kept what runtimes have said.
@@ -59,9 +62,10 @@ impl Rules {
             matches,
             policies,
             root,
-            names: HashMap::new(),
+            names: HashSet::new(),
             reserved: HashMap::new(),
             containers: HashMap::new(),
+            refused: Retries::default(),
         }
     }
 
@@ -149,20 +153,23 @@ impl Rules {
         let mut found = Vec::new();
         let mut todo = from.to_vec();
         let mut seen = HashSet::new();
+        let now = Instant::now();
         while let Some(at) = todo.pop() {
             if !seen.insert(at.clone()) {
                 continue;
             }
             let entries = fs::read_dir(self.on_disk(&at));
             for entry in entries.into_iter().flatten().flatten() {
+                // Most are the kernel's files.
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
                 let Ok(folder) = entry.metadata() else {
                     continue; // removed meanwhile
                 };
-                if !folder.is_dir() {
-                    continue;
-                }
                 let path = at.join(entry.file_name());
-                if !matches!(self.find(&path), Found::No) {
+                let is_one = !matches!(self.find(&path), Found::No);
+                if is_one && !self.refused.waits(&folder.ino(), now) {
                     // What is below an agent's cgroup is the agent's.
                     found.push((path, folder.ino()));
                 } else if self.may_be_below(&path) {
@@ -214,7 +221,7 @@ impl Rules {
     /// Agents that a daemon before this one knew keep their names.
     pub fn reserve(&mut self, agents: &[Saved]) {
         for saved in agents {
-            self.names.insert(saved.name.clone(), 1);
+            self.names.insert(saved.name.clone());
             self.reserved.insert(saved.id, saved.name.clone());
         }
     }
@@ -238,11 +245,11 @@ impl Rules {
     pub fn name(&mut self, wanted: &str) -> String {
         let mut name = wanted.to_owned();
         let mut n = 1;
-        while self.names.contains_key(&name) {
+        while self.names.contains(&name) {
             n += 1;
             name = format!("{wanted}-{n}");
         }
-        self.names.insert(name.clone(), 1);
+        self.names.insert(name.clone());
         name
     }
 
@@ -321,7 +328,8 @@ impl host::Door for Door {
                 return match self.ask.try_send(question) {
                     Ok(()) => Admission::Later,
                     Err(error) => {
-                        tracing::error!(cgroup = %path.display(), "is not asked for: {error}");
+                        drop(rules);
+                        host::Door::not_now(self, path, id, &error.into());
                         Admission::No
                     }
                 };
@@ -330,7 +338,9 @@ impl host::Door for Door {
         let plan = rules.plan(at, container.as_ref(), path, id);
         if let Err(error) = runtimes::refuse(&plan.cgroup) {
             rules.free(&plan.name);
-            tracing::warn!("{error:#}");
+            if rules.refused.failed(id, Instant::now()) {
+                tracing::warn!("{error:#}. It is looked at again later");
+            }
             return Admission::No;
         }
         let outputs = self.outlets.outputs(&plan.name, &[]);
@@ -350,9 +360,33 @@ impl host::Door for Door {
         }
     }
 
-    fn refused(&mut self, name: &str, error: &anyhow::Error) {
-        self.rules.borrow_mut().free(name);
-        tracing::error!(agent = name, "{name} is NOT watched: {error:#}");
+    fn not_now(&mut self, path: &Path, id: u64, error: &anyhow::Error) {
+        let mut rules = self.rules.borrow_mut();
+        if rules.refused.failed(id, Instant::now()) {
+            tracing::error!(
+                cgroup = %path.display(),
+                "the container runtimes are not asked for it now, and are later: {error:#}"
+            );
+        }
+    }
+
+    fn still_admits(&self, cgroup: &AgentCgroup, pid: u32) -> anyhow::Result<()> {
+        runtimes::refuse_process(cgroup, pid)
+    }
+
+    fn refused(&mut self, name: &str, cgroup: &AgentCgroup, error: &anyhow::Error) {
+        let mut rules = self.rules.borrow_mut();
+        rules.free(name);
+        if rules.refused.failed(cgroup.id, Instant::now()) {
+            tracing::error!(
+                agent = name,
+                "{name} is NOT watched; that is tried again later: {error:#}"
+            );
+        }
+    }
+
+    fn watched(&mut self, cgroup: &AgentCgroup) {
+        self.rules.borrow_mut().refused.done(&cgroup.id);
     }
 
     fn ended(&mut self, ended: Ended) {

@@ -11,7 +11,8 @@ use crate::{
 };
 
 impl Daemon {
-    /// Reads them again. Where they are not right, all stays as it is.
+    /// Reads them again. Where they are not right, all stays as it is; once they are, they hold: what cannot
+    /// be done for one agent is said, and done for the others.
     pub(super) fn reload(&mut self, load: &dyn Fn() -> Result<Config, PolicyError>) {
         service::reloading();
         match load()
@@ -46,57 +47,58 @@ impl Daemon {
         self.rules
             .borrow_mut()
             .replace(config.agents.clone(), policies);
-        self.look_below(&config)?;
         self.config.agents = config.agents;
-        self.change_agents()?;
-        self.look()
-    }
-
-    /// Agents that were found by looking get the policy that is theirs now; those that are none any more are
-    /// left alone.
-    fn change_agents(&mut self) -> Result<()> {
-        let found: Vec<_> = self
+        let found: Vec<u32> = self
             .host
             .agents()
             .filter(|agent| agent.runner.is_none())
-            .map(|agent| {
-                let path = agent.cgroup().path();
-                let policy = Arc::clone(agent.pipeline.policy());
-                (agent.number, agent.name.clone(), path.to_owned(), policy)
-            })
+            .map(|agent| agent.number)
             .collect();
-        for (number, name, path, before) in found {
-            let wanted = {
-                let rules = self.rules.borrow();
-                let cgroup = rules.below_root(&path);
-                match rules.find(&cgroup) {
-                    Found::Is(at, _) => Some(rules.policy(at)),
-                    Found::No => None,
-                    // What the runtime said is not known any more: it holds.
-                    Found::Ask(_) => continue,
-                }
-            };
-            let Some((policy, source)) = wanted else {
-                tracing::info!(agent = &*name, "is no agent any more");
-                self.end(number)?;
-                continue;
-            };
-            if Arc::ptr_eq(&policy, &before) {
-                continue;
-            }
-            let homes = [Path::new("/root").to_owned()];
-            match self.host.change_policy(number, &policy, &source, &homes) {
-                Ok(()) => tracing::info!(agent = &*name, policy = source, "has another policy now"),
-                Err(error) => {
-                    tracing::error!(
-                        agent = &*name,
-                        policy = source,
-                        "keeps the policy that it had: {error:#}"
-                    );
-                }
-            }
+        for number in found {
+            self.judge_again(number);
+        }
+        if let Err(error) = self.look() {
+            tracing::error!("it cannot be looked for new agents: {error:#}");
         }
         Ok(())
+    }
+
+    /// An agent that was found by looking gets the policy that is its own now, or is none any more and is left
+    /// alone.
+    pub(super) fn judge_again(&mut self, number: u32) {
+        let Some(agent) = self.host.agent(number) else {
+            return;
+        };
+        let (name, before) = (agent.name.clone(), agent.pipeline.policy());
+        let wanted = {
+            let rules = self.rules.borrow();
+            let cgroup = rules.below_root(agent.cgroup().path());
+            match rules.find(&cgroup) {
+                Found::Is(at, _) => Some(rules.policy(at)),
+                Found::No => None,
+                // What the runtime said is not known any more: it holds.
+                Found::Ask(_) => return,
+            }
+        };
+        let Some((policy, source)) = wanted else {
+            tracing::info!(agent = &*name, "is no agent any more");
+            if let Err(error) = self.end(number) {
+                tracing::error!(agent = &*name, "its watching cannot be ended: {error:#}");
+            }
+            return;
+        };
+        if Arc::ptr_eq(&policy, before) {
+            return;
+        }
+        let homes = [Path::new("/root").to_owned()];
+        match self.host.change_policy(number, &policy, &source, &homes) {
+            Ok(()) => tracing::info!(agent = &*name, policy = source, "has another policy now"),
+            Err(error) => tracing::error!(
+                agent = &*name,
+                policy = source,
+                "keeps the policy that it had: {error:#}"
+            ),
+        }
     }
 }
 

@@ -351,16 +351,24 @@ fn put(
     put
 }
 
-/// Puts something into the queue, within a second. False where it stays full.
+/// Puts something into the queue, within a second. False where it stays full: at once where the disk cannot be
+/// written, or where the last one has waited in vain.
 fn patiently(queue: &SyncSender<Message>, shared: &Shared, mut message: Message) -> bool {
     for _ in 0..100 {
         match put(queue, shared, message) {
-            Ok(()) => return true,
+            Ok(()) => {
+                shared.set_stuck(false);
+                return true;
+            }
             Err(TrySendError::Full(back)) => message = back,
             Err(TrySendError::Disconnected(_)) => return false,
         }
+        if shared.is_stuck() {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
+    shared.set_stuck(true);
     false
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -107,9 +107,21 @@ pub struct Shared {
     oldest_ns: AtomicI64,
     error: Mutex<Option<String>>,
     deadline: Mutex<Option<Instant>>,
+    /// Who waited last for room in the queue has waited in vain.
+    stuck: AtomicBool,
 }
 
 impl Shared {
+    /// Whether it is of no use to wait for room in the queue.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed) || self.error().is_some()
+    }
+
+    /// Says how it went for who waited for room.
+    pub fn set_stuck(&self, stuck: bool) {
+        self.stuck.store(stuck, Ordering::Relaxed);
+    }
+
     /// Why the disk cannot be written, now.
     pub fn error(&self) -> Option<String> {
         self.error

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixDatagram,
     path::Path,
     process::Command,
@@ -20,6 +20,7 @@ use crate::{
 tests! {
     the_service_manager_is_told;
     the_configuration_is_read_again;
+    who_is_cut_off_stays_so_while_it_is needs "/usr/bin/python3";
     the_unit_is_right needs "systemd-analyze";
 }
 
@@ -168,6 +169,71 @@ fn the_configuration_is_read_again() -> Result<()> {
     );
     Ok(())
 }
+
+/// Not a packet gets out while another policy is put in force.
+fn who_is_cut_off_stays_so_while_it_is() -> Result<()> {
+    const RELOADS: usize = 10;
+    let tree = Tree::new("cut")?;
+    let server = UdpSocket::bind("127.0.0.1:0")?;
+    server.set_nonblocking(true)?;
+    let port = server.local_addr()?.port();
+    let place = Place::new()?;
+    let policy = |files: usize| {
+        format!(
+            "apiVersion: agentwatch/v1\nkind: Policy\ndetectors:\n  mass-deletion:\n    max_files: {files}\n"
+        )
+    };
+    place.file("p.yaml", &policy(100))?;
+    let client = place.file("client.py", SENDER)?;
+    config(
+        &place,
+        &format!("  - cgroup: {}/*\n    policy: p.yaml\n", tree.cgroup()),
+    )?;
+    let child = Daemon::child(&place)?;
+    let daemon = Daemon { child, place }.started()?;
+    let _agent = tree.start("a", &format!("exec /usr/bin/python3 {client} {port}"))?;
+    let mut text = [0; 16];
+    until("a packet", || server.recv(&mut text).is_ok())?;
+    until("the agent", || daemon.is("a", "watched"))?;
+    let (ok, said) = daemon.verb(&["quarantine", "a"])?;
+    ensure!(ok, "{said}");
+    // What was on its way is there by then.
+    let mut silent = 0;
+    until("the last packet", || {
+        silent = if server.recv(&mut text).is_ok() {
+            0
+        } else {
+            silent + 1
+        };
+        silent > 20
+    })?;
+    for n in 1..=RELOADS {
+        daemon.place.file("p.yaml", &policy(100 + n))?;
+        daemon.hangup()?;
+        until("the policy", || {
+            daemon.said().matches("has another policy now").count() == n
+        })?;
+    }
+    let mut got = 0;
+    while server.recv(&mut text).is_ok() {
+        got += 1;
+    }
+    ensure!(got == 0, "{got} packets came");
+    let (ok, said) = daemon.verb(&["release", "a"])?;
+    ensure!(ok, "{said}");
+    until("a packet again", || server.recv(&mut text).is_ok())
+}
+
+/// Sends as fast as it can.
+const SENDER: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    try:
+        s.sendto(b'x', ('127.0.0.1', int(sys.argv[1])))
+    except OSError:
+        pass
+";
 
 fn the_unit_is_right() -> Result<()> {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/agentwatch.service");
