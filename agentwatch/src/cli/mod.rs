@@ -12,6 +12,7 @@ pub mod health;
 pub mod history;
 mod output;
 pub mod policy;
+pub mod query;
 pub mod replay;
 pub mod report;
 pub mod run;
@@ -70,6 +71,7 @@ enum Verb {
     Findings(findings::FindingsArgs),
     Tree(tree::TreeArgs),
     Report(report::ReportArgs),
+    Db(query::DbArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -108,6 +110,7 @@ pub fn main() -> ExitCode {
         Verb::Findings(args) => findings::run(&args),
         Verb::Tree(args) => tree::run(&args),
         Verb::Report(args) => report::run(&args),
+        Verb::Db(args) => query::db(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Completions(args) => completions::run(&args),

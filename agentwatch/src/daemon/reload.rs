@@ -48,6 +48,10 @@ impl Daemon {
             .replace(config.agents.clone(), policies);
         self.look_below(&config)?;
         self.config.agents = config.agents;
+        if self.config.history != config.history {
+            self.writer.keep(config.history)?;
+            self.config.history = config.history;
+        }
         self.change_agents()?;
         self.look()
     }
