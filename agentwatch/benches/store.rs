@@ -197,7 +197,7 @@ struct Take(Vec<Row>);
 
 impl Sink for Take {
     fn event(&mut self, event: &Event, world: &World) {
-        self.0.push(row_of(event, world));
+        self.0.extend(row_of(event, world));
     }
 
     fn finding(&mut self, _: &Finding) {}

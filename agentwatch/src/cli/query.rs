@@ -1,6 +1,6 @@
 //! `agentwatch db query`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -128,7 +128,7 @@ impl Out {
         for row in self.waiting.drain(..) {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(widths.iter()) {
-                line += &format!("{cell:width$}  ");
+                let _ = write!(line, "{cell:width$}  ");
             }
             super::print(&format!("{}\n", line.trim_end()))?;
         }

@@ -1,6 +1,6 @@
 //! Events of the file of a day: what is asked for in SQL, and rows put together again.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, fmt::Write as _, rc::Rc};
 
 use anyhow::Result;
 use rusqlite::{Connection, params_from_iter, types::Value};
@@ -280,7 +280,10 @@ impl Day {
         let mut actor = String::new();
         for (column, text) in [("agent", &filter.agent), ("run", &filter.run)] {
             if let Some(text) = text {
-                actor += &format!(" AND {column} IN (SELECT id FROM texts WHERE text = ?)");
+                let _ = write!(
+                    actor,
+                    " AND {column} IN (SELECT id FROM texts WHERE text = ?)"
+                );
                 values.push(text.clone().into());
             }
         }
@@ -289,11 +292,17 @@ impl Day {
             values.push(i64::from(pid).into());
         }
         if !actor.is_empty() {
-            condition += &format!(" AND actor IN (SELECT id FROM actors WHERE 1{actor})");
+            let _ = write!(
+                condition,
+                " AND actor IN (SELECT id FROM actors WHERE 1{actor})"
+            );
         }
         if !filter.kinds.is_empty() {
             let marks = vec!["?"; filter.kinds.len()].join(",");
-            condition += &format!(" AND kind IN (SELECT id FROM kinds WHERE kind IN ({marks}))");
+            let _ = write!(
+                condition,
+                " AND kind IN (SELECT id FROM kinds WHERE kind IN ({marks}))"
+            );
             values.extend(filter.kinds.iter().map(|kind| Value::from(kind.clone())));
             let life = |kind: &String| schema::LIFE.contains(&kind.as_str());
             if filter.kinds.iter().all(life) {
@@ -513,7 +522,7 @@ pub fn names(filter: &Filter) -> (String, Vec<Value>) {
     let mut values = Vec::new();
     for (column, text) in [("agent", &filter.agent), ("run", &filter.run)] {
         if let Some(text) = text {
-            condition += &format!(" AND {column} = ?");
+            let _ = write!(condition, " AND {column} = ?");
             values.push(text.clone().into());
         }
     }
@@ -523,7 +532,7 @@ pub fn names(filter: &Filter) -> (String, Vec<Value>) {
     }
     if !filter.kinds.is_empty() {
         let marks = vec!["?"; filter.kinds.len()].join(",");
-        condition += &format!(" AND kind IN ({marks})");
+        let _ = write!(condition, " AND kind IN ({marks})");
         values.extend(filter.kinds.iter().map(|kind| Value::from(kind.clone())));
     }
     (condition, values)

@@ -25,9 +25,9 @@ use super::{
 };
 
 /// How often it is looked.
-const EVERY: Duration = Duration::from_mins(1);
+const EVERY: Duration = Duration::from_secs(60);
 /// How old an unfinished file is when nobody makes it any more.
-const ABANDONED: Duration = Duration::from_hours(1);
+const ABANDONED: Duration = Duration::from_secs(3600);
 const DAY_NS: i64 = 86_400_000_000_000;
 
 /// How much of the history is kept, and how long.
@@ -277,10 +277,8 @@ fn tell(done: &Done, shared: &Shared, said: &mut String) {
     }
     for (day, events) in &done.removed {
         shared.count_removed(events.unwrap_or(0));
-        match events {
-            Some(events) => tracing::info!("the history of {day} is removed, with {events} events"),
-            None => tracing::info!("the history of {day} is removed"),
-        }
+        let number = events.map_or_else(|| "its".to_owned(), |events| format!("{events}"));
+        tracing::info!("the history of {day} is removed, with {number} events");
     }
     if done.forgotten > 0 {
         tracing::info!("{} old findings and actions are removed", done.forgotten);

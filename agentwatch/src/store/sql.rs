@@ -4,6 +4,7 @@
 //! `findings`, `runs` and `actions`. What a query may do is asked of an authorizer: to read, and nothing else.
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -103,7 +104,7 @@ impl Sql {
         let mut path = path.to_owned();
         if files::is_cold(&path) {
             let copy = cold::Copy::new(&cold::compressed(&path))?;
-            path = copy.path().to_owned();
+            copy.path().clone_into(&mut path);
             self.copies.push(copy);
         }
         // Whether it can be read is told here; and a log that was left is recovered.
@@ -142,11 +143,7 @@ impl Sql {
         if statement.parameter_count() > 0 {
             bail!("the query has parameters, for which there are no values");
         }
-        let names: Vec<String> = statement
-            .column_names()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.query([]).map_err(told)?;
         while let Some(row) = rows.next().map_err(told)? {
             let values = (0..names.len())
@@ -215,7 +212,7 @@ impl Views {
             } else {
                 parts.join(" UNION ALL ")
             };
-            text += &format!("CREATE TEMP VIEW {name} ({columns}) AS {parts};");
+            let _ = write!(text, "CREATE TEMP VIEW {name} ({columns}) AS {parts};");
         };
         view("events", EVENTS, &self.events);
         for ((table, columns), parts) in TABLES.into_iter().zip(&self.tables) {
@@ -253,7 +250,6 @@ pub fn json(value: ValueRef<'_>) -> serde_json::Value {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

@@ -227,23 +227,21 @@ impl Files {
     /// The file of a time.
     fn of(&mut self, time_ns: i64) -> Result<&mut Open> {
         let day = day(time_ns);
-        let at = match self.open.iter().position(|open| open.day == day) {
-            Some(at) => at,
-            None => {
-                // Around midnight events of two days come mixed.
-                self.open.truncate(1);
-                let (connection, inode) = self.make(&day)?;
-                let new = Open {
-                    day,
-                    connection,
-                    inode,
-                    introduced: HashSet::new(),
-                    inserter: Inserter::default(),
-                };
-                self.open.insert(0, new);
-                0
-            }
-        };
+        let open = self.open.iter().position(|open| open.day == day);
+        if open.is_none() {
+            // Around midnight events of two days come mixed.
+            self.open.truncate(1);
+            let (connection, inode) = self.make(&day)?;
+            let new = Open {
+                day,
+                connection,
+                inode,
+                introduced: HashSet::new(),
+                inserter: Inserter::default(),
+            };
+            self.open.insert(0, new);
+        }
+        let at = open.unwrap_or(0);
         self.open.get_mut(at).context("no file is open")
     }
 
@@ -386,8 +384,7 @@ fn insert(
 ) -> Result<()> {
     let run = &info.run;
     match what {
-        What::Begin => {}
-        What::Event(_) => {}
+        What::Begin | What::Event(_) => {}
         What::Finding { time_ns, finding } => {
             to.execute(
                 "INSERT INTO findings (id, time_ns, run, agent, detector, severity, pid, finding) \

@@ -341,14 +341,13 @@ fn sql_reads_all_days_and_does_nothing_else() {
 fn a_hole_in_a_file_costs_the_rows_in_it() {
     let dir = history(&[1]);
     let path = file(dir.path(), 1);
-    let page: usize = {
+    let page = {
         let connection = rusqlite::Connection::open(&path).unwrap();
         connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
             .unwrap();
-        connection
-            .pragma_query_value(None, "page_size", |row| row.get(0))
-            .unwrap()
+        let size = connection.pragma_query_value(None, "page_size", |row| row.get::<_, u32>(0));
+        size.unwrap() as usize
     };
     let mut bytes = fs::read(&path).unwrap();
     // Leaves of a table with many rows: they are of the events.
