@@ -48,17 +48,36 @@ impl Selection {
                     .downcast_ref::<io::Error>()
                     .is_some_and(|error| error.kind() == io::ErrorKind::NotFound) =>
             {
-                eprintln!(
-                    "agentwatch: no history in {}: there is no such folder; `agentwatch run` makes \
-                     it, --data-dir names another",
-                    dir.display()
-                );
+                none(&dir);
                 return Ok(None);
             }
             other => other?,
         };
         warn(&mut history);
         Ok(Some(history))
+    }
+
+    /// Whether there is a history; where there is none, that is said.
+    pub fn is_there(&self) -> bool {
+        let dir = self.dir();
+        let there = dir.is_dir();
+        if !there {
+            none(&dir);
+        }
+        there
+    }
+
+    /// Refuses what selects by anything but times.
+    ///
+    /// # Errors
+    ///
+    /// When it does.
+    pub fn only_times(&self, what: &str) -> Result<()> {
+        anyhow::ensure!(
+            self.agent.is_none() && self.run.is_none(),
+            "{what} says itself which agent or run it is about: `WHERE agent = …`"
+        );
+        Ok(())
     }
 
     /// The folder of the history.
@@ -97,6 +116,15 @@ impl Selection {
     pub fn run(&self) -> Option<&str> {
         self.run.as_deref()
     }
+}
+
+/// Says that there is no history.
+fn none(dir: &std::path::Path) {
+    eprintln!(
+        "agentwatch: no history in {}: there is no such folder; `agentwatch run` makes it, --data-dir names \
+         another",
+        dir.display()
+    );
 }
 
 /// Says what could not be read, once.

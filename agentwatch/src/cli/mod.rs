@@ -13,6 +13,7 @@ pub mod history;
 pub mod incidents;
 mod output;
 pub mod policy;
+pub mod query;
 pub mod replay;
 pub mod report;
 pub mod run;
@@ -71,6 +72,7 @@ enum Verb {
     Findings(findings::FindingsArgs),
     Tree(tree::TreeArgs),
     Report(report::ReportArgs),
+    Db(query::DbArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -109,6 +111,7 @@ pub fn main() -> ExitCode {
         Verb::Findings(args) => findings::run(&args),
         Verb::Tree(args) => tree::run(&args),
         Verb::Report(args) => report::run(&args),
+        Verb::Db(args) => query::db(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Completions(args) => completions::run(&args),

@@ -21,7 +21,7 @@ pub use self::{
 use crate::{
     policy::{Policy, PolicyError, file},
     probe::memory,
-    store::default_data_dir,
+    store::{Retention, default_data_dir},
 };
 
 /// A configuration with every field, explained.
@@ -63,6 +63,9 @@ pub struct Config {
     /// The folder of the history [default: `/var/lib/agentwatch`]. `AGENTWATCH_DATA_DIR` overrides it.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
+    /// How much of the history is kept, and how long.
+    #[serde(default)]
+    pub history: Retention,
     /// What the kernel's maps may take at most, MiB: 8 to 1024.
     #[serde(default = "default_map_memory")]
     pub map_memory_mib: u32,
@@ -280,6 +283,9 @@ impl Config {
                 memory::MIB.end()
             );
             return Err(PolicyError::whole(name, &message));
+        }
+        if let Some(wrong) = config.history.wrong() {
+            return Err(PolicyError::whole(name, &format!("history: {wrong}")));
         }
         for (at, agents) in config.agents.iter().enumerate() {
             if let Some(wrong) = agents.wrong() {

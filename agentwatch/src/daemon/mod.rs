@@ -172,7 +172,8 @@ impl Daemon {
         let all: Vec<&Policy> = policies.iter().map(|(policy, _)| &**policy).collect();
         let mut host = Host::start(&options, &all)?;
         let (keeper, before) = Keeper::open(&config.data_dir)?;
-        let writer = Writer::open(&config.data_dir)?;
+        let mut writer = Writer::open(&config.data_dir)?;
+        writer.keep(config.history)?;
         let (stream, stream_end) = Stream::new();
         let (ask, orders) = watch::orders();
         let (ask_run, runs) = mpsc::channel(RUNS);

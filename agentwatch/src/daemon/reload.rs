@@ -48,6 +48,10 @@ impl Daemon {
             .borrow_mut()
             .replace(config.agents.clone(), policies);
         self.config.agents = config.agents;
+        if self.config.history != config.history {
+            self.writer.keep(config.history)?;
+            self.config.history = config.history;
+        }
         let found: Vec<u32> = self
             .host
             .agents()

@@ -1,16 +1,27 @@
-//! The local history: SQLite, a file a day in the data folder.
+//! The local history: SQLite, a file a day in the data folder; compressed when the day has been over for a
+//! while (`cold.rs`), removed when it is too old or too much (`retain.rs`).
 //!
 //! One thread writes, in batches, behind a bounded queue: the way from the kernel to the kill never
 //! waits for a disk. WAL with `synchronous=NORMAL`: a process that is killed loses what was not
 //! committed yet, at most [`writer::EVERY`], and never damages a file; a machine that loses power may
 //! lose the last commits as well.
 
+mod cold;
 pub mod detail;
+mod files;
+pub mod follow;
+mod insert;
+mod kept;
+mod packed;
 pub mod page;
 pub mod query;
+mod reader;
+mod retain;
 pub mod row;
 mod said;
 pub mod schema;
+pub mod sql;
+mod version1;
 pub mod writer;
 
 use std::{
@@ -32,6 +43,7 @@ use crate::{api::model::Action, event::Tally, finding::Finding};
 use row::Row;
 use writer::{Message, RunInfo, Shared, What};
 
+pub use retain::{Done, Retention, tidy};
 pub use writer::Totals;
 
 /// How many rows may wait for the disk. When they do, further events are dropped and counted.
@@ -71,6 +83,8 @@ pub struct Writer {
     queue: SyncSender<Message>,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
+    dir: PathBuf,
+    tidier: Option<retain::Tidier>,
 }
 
 impl Writer {
@@ -100,7 +114,23 @@ impl Writer {
             queue,
             shared,
             thread,
+            dir: dir.to_owned(),
+            tidier: None,
         })
+    }
+
+    /// Keeps the folder within limits from now on, until the writer ends: see [`Retention`].
+    ///
+    /// # Errors
+    ///
+    /// When the thread for it cannot be started.
+    pub fn keep(&mut self, retention: Retention) -> Result<()> {
+        // The one before ends first.
+        self.tidier = None;
+        let shared = Arc::clone(&self.shared);
+        let tidier = retain::Tidier::start(self.dir.clone(), retention, shared)?;
+        self.tidier = Some(tidier);
+        Ok(())
     }
 
     /// Begins a run.
@@ -136,7 +166,10 @@ impl Writer {
             queue,
             shared,
             thread,
+            dir: _,
+            tidier,
         } = self;
+        drop(tidier);
         shared.give_up_after(PATIENCE);
         drop(queue);
         if thread.join().is_err() {
@@ -247,7 +280,8 @@ impl Store {
     ///
     /// When the folder or today's file cannot be made.
     pub fn open(dir: &Path, agent: &str, command: &[String], wall_offset_ns: u64) -> Result<Self> {
-        let writer = Writer::open(dir)?;
+        let mut writer = Writer::open(dir)?;
+        writer.keep(Retention::default())?;
         let mut store = writer.begin(agent, command, wall_offset_ns);
         store.own_writer = Some(writer);
         Ok(store)

@@ -7,6 +7,7 @@ mod cell;
 mod parts;
 mod peer;
 mod server;
+mod store;
 mod table;
 mod watcher;
 mod work;
@@ -19,6 +20,7 @@ use crate::{build, workspace};
 use cell::{Place, Setting};
 use parts::PARTS;
 use peer::PEERS;
+use store::STORE;
 use table::{Measured, Row};
 use work::{RATE, RATE_CPU_US, RATE_EVENTS, RATE_RSS_MB, WORKS, Work};
 
@@ -47,10 +49,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         table::list(WORKS);
         return Ok(ExitCode::SUCCESS);
     }
-    let known =
-        |name: &String| name == RATE || name == PARTS || WORKS.iter().any(|work| work.name == name);
+    let known = |name: &String| {
+        [RATE, PARTS, STORE].contains(&&**name) || WORKS.iter().any(|work| work.name == name)
+    };
     if let Some(unknown) = args.names.iter().find(|name| !known(name)) {
         bail!("there is no work named {unknown:?}: `cargo xtask bench --list` names them");
+    }
+    if args.names == [STORE] {
+        let over = !store::measure()?;
+        return Ok(ExitCode::from(u8::from(over && args.check)));
     }
     if !workspace::is_root()? {
         bail!("watching needs root, to load programs into the kernel: run this as root");
@@ -79,6 +86,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if wanted(PARTS) {
         over |= !parts::measure()?;
+    }
+    if wanted(STORE) {
+        over |= !store::measure()?;
     }
     if beside > 0 {
         println!(

@@ -194,6 +194,12 @@ fn history(page: &mut Page, state: &State) {
         "Events, findings and actions that are not in the history.",
         totals.dropped,
     );
+    page.one(
+        "agentwatch_history_removed_events_total",
+        Sort::Counter,
+        "Events that were in the history and were removed, too old or too many.",
+        totals.removed,
+    );
 }
 
 /// The daemon's own process, by the names that all programs use for it.
