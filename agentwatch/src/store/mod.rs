@@ -6,6 +6,7 @@
 //! lose the last commits as well.
 
 pub mod detail;
+pub mod follow;
 pub mod page;
 pub mod query;
 pub mod row;
