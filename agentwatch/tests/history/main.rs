@@ -34,7 +34,7 @@ fn main() {
         .map(|(name, run)| {
             let name = name.trim_start_matches("history::");
             Trial::test(name, move || {
-                run().map_err(|error| Failed::from(format!("{error:?}")))
+                run().map_err(|error| Failed::from(format!("{error:#}")))
             })
             .with_ignored_flag(missing.is_some())
         })

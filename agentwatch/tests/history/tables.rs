@@ -90,7 +90,7 @@ fn findings_and_runs_arrive() -> Result<()> {
          JSONExtractString(finding, 'evidence', 1, 'what') FROM aw.findings",
     )?;
     ensure!(
-        found.trim() == "f-1\treverse-tunnel\tcritical\t['T1572']\t42\tkill\t1\tit's \"it\"",
+        found.trim() == "f-1\treverse-tunnel\tcritical\t['T1572']\t42\tkill\t1\tit \"is\"",
         "{found}"
     );
     let sum =
@@ -133,7 +133,7 @@ fn finding() -> Finding {
             time_ns: 1,
             kind: "connect".to_owned(),
             pid: 42,
-            what: "it's \"it\"".to_owned(),
+            what: "it \"is\"".to_owned(),
         }],
         response: Response {
             requested: Action::Kill,

@@ -4,6 +4,7 @@
 //! without it once more: what differs between the two is noise, and no target is missed by less.
 
 mod cell;
+mod clickhouse;
 mod parts;
 mod peer;
 mod server;
@@ -17,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{build, workspace};
 use cell::{Place, Setting};
+use clickhouse::CLICKHOUSE;
 use parts::PARTS;
 use peer::PEERS;
 use table::{Measured, Row};
@@ -47,10 +49,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         table::list(WORKS);
         return Ok(ExitCode::SUCCESS);
     }
-    let known =
-        |name: &String| name == RATE || name == PARTS || WORKS.iter().any(|work| work.name == name);
+    let known = |name: &String| {
+        [RATE, PARTS, CLICKHOUSE].contains(&name.as_str())
+            || WORKS.iter().any(|work| work.name == name)
+    };
     if let Some(unknown) = args.names.iter().find(|name| !known(name)) {
         bail!("there is no work named {unknown:?}: `cargo xtask bench --list` names them");
+    }
+    if args.names == [CLICKHOUSE] {
+        clickhouse::measure()?;
+        return Ok(ExitCode::SUCCESS);
     }
     if !workspace::is_root()? {
         bail!("watching needs root, to load programs into the kernel: run this as root");
@@ -79,6 +87,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if wanted(PARTS) {
         over |= !parts::measure()?;
+    }
+    if wanted(CLICKHOUSE) {
+        clickhouse::measure()?;
     }
     if beside > 0 {
         println!(

@@ -97,19 +97,22 @@ fn said(text: &str) -> Fault {
 }
 
 fn network(error: &(dyn std::error::Error + 'static)) -> Fault {
-    let text = chain(error);
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        // An error of input and output keeps what it is made of to itself.
-        let inner = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return of(Class::Certificate, &text);
-        }
-        cause = error.source();
-    }
-    of(Class::Unreachable, &text)
+    let class = if is_tls(error) {
+        Class::Certificate
+    } else {
+        Class::Unreachable
+    };
+    of(class, &chain(error))
+}
+
+/// Whether TLS is the cause. An error of input and output keeps what it is made of to itself.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>()
+        || inner.is_some_and(|inner| is_tls(inner))
+        || error.source().is_some_and(is_tls)
 }
 
 #[cfg(test)]
