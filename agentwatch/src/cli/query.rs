@@ -3,30 +3,11 @@
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::{Map, Value};
 
 use super::{Form, history::Selection};
 use crate::store::sql::{self, Sql};
-
-/// Ask the database of the history.
-#[derive(Debug, Args)]
-pub struct DbArgs {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Debug, Subcommand)]
-enum Verb {
-    Query(QueryArgs),
-}
-
-/// Runs `agentwatch db`.
-pub fn db(args: &DbArgs) -> Result<ExitCode> {
-    match &args.verb {
-        Verb::Query(args) => run(args),
-    }
-}
 
 /// Rows by which the widths of a table's columns are found; those that follow are not waited for.
 const MEASURED: usize = 1000;

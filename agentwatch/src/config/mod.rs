@@ -21,7 +21,7 @@ pub use self::{
 use crate::{
     policy::{Policy, PolicyError, file},
     probe::memory,
-    store::{Retention, default_data_dir},
+    store::{Retention, clickhouse, default_data_dir},
 };
 
 /// A configuration with every field, explained.
@@ -76,6 +76,9 @@ pub struct Config {
     /// What the daemon says of itself.
     #[serde(default)]
     pub log: Log,
+    /// Where the history goes beside the local disk [default: nowhere].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clickhouse: Option<clickhouse::Settings>,
     /// Which cgroups are agents. The first that matches counts.
     #[serde(default)]
     pub agents: Vec<Match>,
@@ -255,6 +258,11 @@ impl Config {
                 *policy = folder.join(&policy);
             }
         }
+        if let Some(server) = &mut config.clickhouse {
+            for file in [&mut server.password_file, &mut server.ca_file] {
+                *file = file.take().map(|file| folder.join(file));
+            }
+        }
         Ok(config)
     }
 
@@ -286,6 +294,9 @@ impl Config {
         }
         if let Some(wrong) = config.history.wrong() {
             return Err(PolicyError::whole(name, &format!("history: {wrong}")));
+        }
+        if let Some(Err(error)) = config.clickhouse.as_ref().map(clickhouse::Settings::check) {
+            return Err(PolicyError::whole(name, &format!("clickhouse: {error:#}")));
         }
         for (at, agents) in config.agents.iter().enumerate() {
             if let Some(wrong) = agents.wrong() {
@@ -364,7 +375,8 @@ fn default_map_memory() -> u32 {
     memory::DEFAULT_MIB
 }
 
-fn host_name() -> String {
+/// The host's name.
+pub fn host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()
@@ -441,6 +453,12 @@ mod tests {
         let mut all = config.clone();
         all.socket_group = Some("g".into());
         let unit = UnitGlob::try_from("a.service".to_owned()).unwrap();
+        all.clickhouse = Some(clickhouse::Settings {
+            user: Some("u".into()),
+            password_file: Some("p".into()),
+            ca_file: Some("c".into()),
+            ..clickhouse::Settings::new("https://x")
+        });
         all.metrics = Some(([127, 0, 0, 1], 9464).into());
         all.agents = vec![Match {
             unit: Some(unit),

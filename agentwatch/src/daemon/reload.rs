@@ -44,14 +44,14 @@ impl Daemon {
                 (same.cloned().unwrap_or(policy), source)
             })
             .collect();
-        self.rules
-            .borrow_mut()
-            .replace(config.agents.clone(), policies);
-        self.config.agents = config.agents;
         if self.config.history != config.history {
             self.writer.keep(config.history)?;
             self.config.history = config.history;
         }
+        self.rules
+            .borrow_mut()
+            .replace(config.agents.clone(), policies);
+        self.config.agents = config.agents;
         let found: Vec<u32> = self
             .host
             .agents()
@@ -118,6 +118,7 @@ fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
             before.map_memory_mib != now.map_memory_mib,
         ),
         ("log", before.log != now.log),
+        ("clickhouse", before.clickhouse != now.clickhouse),
     ];
     let names = changed.into_iter().filter(|(_, changed)| *changed);
     names.map(|(name, _)| name).collect()

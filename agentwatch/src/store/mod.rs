@@ -6,8 +6,10 @@
 //! committed yet, at most [`writer::EVERY`], and never damages a file; a machine that loses power may
 //! lose the last commits as well.
 
+pub mod clickhouse;
 mod cold;
 pub mod detail;
+pub mod export;
 mod files;
 pub mod follow;
 mod insert;

@@ -4,6 +4,7 @@
 //! without it once more: what differs between the two is noise, and no target is missed by less.
 
 mod cell;
+mod clickhouse;
 mod parts;
 mod peer;
 mod server;
@@ -18,6 +19,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{build, workspace};
 use cell::{Place, Setting};
+use clickhouse::CLICKHOUSE;
 use parts::PARTS;
 use peer::PEERS;
 use store::STORE;
@@ -50,7 +52,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let known = |name: &String| {
-        [RATE, PARTS, STORE].contains(&&**name) || WORKS.iter().any(|work| work.name == name)
+        [RATE, PARTS, STORE, CLICKHOUSE].contains(&&**name)
+            || WORKS.iter().any(|work| work.name == name)
     };
     if let Some(unknown) = args.names.iter().find(|name| !known(name)) {
         bail!("there is no work named {unknown:?}: `cargo xtask bench --list` names them");
@@ -58,6 +61,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.names == [STORE] {
         let over = !store::measure()?;
         return Ok(ExitCode::from(u8::from(over && args.check)));
+    }
+    if args.names == [CLICKHOUSE] {
+        clickhouse::measure()?;
+        return Ok(ExitCode::SUCCESS);
     }
     if !workspace::is_root()? {
         bail!("watching needs root, to load programs into the kernel: run this as root");
@@ -89,6 +96,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if wanted(STORE) {
         over |= !store::measure()?;
+    }
+    if wanted(CLICKHOUSE) {
+        clickhouse::measure()?;
     }
     if beside > 0 {
         println!(
