@@ -85,6 +85,7 @@ fn main() {
         daemon::follow::TESTS,
         daemon::metrics::TESTS,
         daemon::openapi::TESTS,
+        daemon::prometheus::TESTS,
         daemon::recovery::TESTS,
         daemon::runs::TESTS,
         daemon::service::TESTS,

@@ -64,8 +64,10 @@ const E2E: &[Package] = &[
     Package::new("bind9-dnsutils", "dig"),
     Package::new("netcat-openbsd", "nc"),
     Package::new("nginx", "nginx").with_services(&["nginx.service"]),
-    // Its promtool checks the metrics and the rules.
-    Package::new("prometheus", "promtool").with_services(&["prometheus.service"]),
+    // These read the metrics, judge by the rules, and tell.
+    Package::new("prometheus", "prometheus").with_services(&["prometheus.service"]),
+    Package::new("prometheus-alertmanager", "prometheus-alertmanager")
+        .with_services(&["prometheus-alertmanager.service"]),
 ];
 
 const PYTHON: &[Package] = &[Package::new(

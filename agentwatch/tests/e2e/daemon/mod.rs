@@ -9,6 +9,7 @@ pub mod docs;
 pub mod follow;
 pub mod metrics;
 pub mod openapi;
+pub mod prometheus;
 pub mod recovery;
 pub mod runs;
 pub mod service;
