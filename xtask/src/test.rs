@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> ExitCode {
 /// say so themselves.
 fn prepare(args: &Args) -> Result<Outcome> {
     setup::ensure(&[Group::Bpf])?;
-    let mut wanted = vec![Group::E2e, Group::Python];
+    let mut wanted = vec![Group::E2e, Group::Python, Group::Clickhouse];
     if !args.fast {
         wanted.extend([Group::Deny, Group::Image]);
         if !args.no_vm {

