@@ -4,6 +4,7 @@ pub mod agents;
 mod canary;
 mod completions;
 pub mod daemon;
+pub mod db;
 pub mod doctor;
 pub mod events;
 pub mod findings;
@@ -70,6 +71,7 @@ enum Verb {
     Findings(findings::FindingsArgs),
     Tree(tree::TreeArgs),
     Report(report::ReportArgs),
+    Db(db::DbArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -108,6 +110,7 @@ pub fn main() -> ExitCode {
         Verb::Findings(args) => findings::run(&args),
         Verb::Tree(args) => tree::run(&args),
         Verb::Report(args) => report::run(&args),
+        Verb::Db(args) => db::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Completions(args) => completions::run(&args),

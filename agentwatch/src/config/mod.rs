@@ -23,7 +23,7 @@ pub use self::{
 use crate::{
     policy::{Policy, PolicyError},
     probe::memory,
-    store::default_data_dir,
+    store::{clickhouse, default_data_dir},
 };
 
 /// A configuration with every field, explained.
@@ -77,6 +77,9 @@ pub struct Config {
     /// What the daemon says of itself.
     #[serde(default)]
     pub log: Log,
+    /// Where the history goes beside the local disk [default: nowhere].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clickhouse: Option<clickhouse::Settings>,
     /// Which cgroups are agents. The first that matches counts.
     #[serde(default)]
     pub agents: Vec<Match>,
@@ -261,6 +264,11 @@ impl Config {
                 *policy = folder.join(&policy);
             }
         }
+        if let Some(server) = &mut config.clickhouse {
+            for file in [&mut server.password_file, &mut server.ca_file] {
+                *file = file.take().map(|file| folder.join(file));
+            }
+        }
         Ok(config)
     }
 
@@ -289,6 +297,9 @@ impl Config {
                 memory::MIB.end()
             );
             return Err(PolicyError::whole(name, &message));
+        }
+        if let Some(Err(error)) = config.clickhouse.as_ref().map(clickhouse::Settings::check) {
+            return Err(PolicyError::whole(name, &format!("clickhouse: {error:#}")));
         }
         for (at, agents) in config.agents.iter().enumerate() {
             if let Some(wrong) = agents.wrong() {
@@ -444,6 +455,12 @@ mod tests {
         let mut all = config.clone();
         all.socket_group = Some("g".into());
         let unit = UnitGlob::try_from("a.service".to_owned()).unwrap();
+        all.clickhouse = Some(clickhouse::Settings {
+            user: Some("u".into()),
+            password_file: Some("p".into()),
+            ca_file: Some("c".into()),
+            ..clickhouse::Settings::new("https://x")
+        });
         all.metrics = Some(([127, 0, 0, 1], 9464).into());
         all.agents = vec![Match {
             unit: Some(unit),

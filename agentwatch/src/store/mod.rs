@@ -5,7 +5,10 @@
 //! committed yet, at most [`writer::EVERY`], and never damages a file; a machine that loses power may
 //! lose the last commits as well.
 
+pub mod clickhouse;
 pub mod detail;
+pub mod export;
+pub mod follow;
 pub mod page;
 pub mod query;
 pub mod row;

@@ -54,7 +54,7 @@ pub struct Run {
 }
 
 /// A finding, as stored.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StoredFinding {
     /// Unix nanoseconds.
     pub time_ns: i64,
@@ -79,25 +79,12 @@ impl History {
     ///
     /// When the folder cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
-        let entries =
-            fs::read_dir(dir).with_context(|| format!("no history in {}", dir.display()))?;
-        let mut files: Vec<PathBuf> = entries
-            .filter_map(Result::ok)
-            .map(|entry| entry.path())
-            .filter(|path| {
-                let name = path
-                    .file_name()
-                    .map(|name| name.to_string_lossy())
-                    .unwrap_or_default();
-                name.starts_with("agentwatch-") && name.ends_with(".db")
-            })
-            .collect();
-        files.sort();
+        let files = day_files(dir)?;
         let mut history = Self {
             days: Vec::new(),
             warnings: Vec::new(),
         };
-        for path in files {
+        for (_, path) in files {
             let name = path.display().to_string();
             match open(&path) {
                 Ok((connection, warning)) => {
@@ -280,22 +267,65 @@ impl History {
     }
 }
 
+/// The files of a folder: the day of each, `2026-11-21`, and its path; oldest first.
+///
+/// # Errors
+///
+/// When the folder cannot be read.
+pub(super) fn day_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("no history in {}", dir.display()))?;
+    let mut files: Vec<(String, PathBuf)> = entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let day = name
+                .to_str()?
+                .strip_prefix("agentwatch-")?
+                .strip_suffix(".db")?;
+            Some((day.to_owned(), entry.path()))
+        })
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Opens a file for reading, beside a writer.
+///
+/// # Errors
+///
+/// When it cannot be read, or is of another version.
+pub(super) fn read_only(path: &Path) -> Result<Connection> {
+    read(&format!("file:{}", percent(&path.to_string_lossy())))
+}
+
+fn read(uri: &str) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(1))?;
+    match schema::version(&connection)? {
+        schema::VERSION => Ok(connection),
+        0 => bail!("it has no tables"),
+        other => bail!(
+            "its tables are of version {other}, this agentwatch knows version {}",
+            schema::VERSION
+        ),
+    }
+}
+
+/// Whether a file is damaged, or of another version: trying again does not help.
+pub(super) fn is_damage(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<rusqlite::Error>() {
+        Some(error) => matches!(
+            error.sqlite_error_code(),
+            None | Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        ),
+        None => error.downcast_ref::<std::io::Error>().is_none(),
+    }
+}
+
 /// Opens a file for reading, beside a writer or on a disk that cannot be written; with a warning where
 /// that hides rows.
 fn open(path: &Path) -> Result<(Connection, Option<String>)> {
-    let read = |uri: &str| -> Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        let connection = Connection::open_with_flags(uri, flags)?;
-        connection.busy_timeout(std::time::Duration::from_secs(1))?;
-        match schema::version(&connection)? {
-            schema::VERSION => Ok(connection),
-            0 => bail!("it has no tables"),
-            other => bail!(
-                "its tables are of version {other}, this agentwatch knows version {}",
-                schema::VERSION
-            ),
-        }
-    };
     let uri = format!("file:{}", percent(&path.to_string_lossy()));
     let error = match read(&uri) {
         Ok(connection) => return Ok((connection, None)),

@@ -28,11 +28,20 @@ CREATE TABLE runs (
 ";
 
 /// Later than the others, without a version of its own: an older agentwatch does not look at it.
-const ACTIONS: &str = "
+const LATER: &str = "
 CREATE TABLE IF NOT EXISTS actions (
     time_ns INTEGER NOT NULL, run TEXT, agent TEXT NOT NULL, action TEXT NOT NULL, done INTEGER NOT NULL,
     body TEXT NOT NULL
 ) STRICT;
+-- How runs ended, once more: rows that are never changed, for who follows the history.
+CREATE TABLE IF NOT EXISTS ends (
+    id INTEGER PRIMARY KEY,
+    run TEXT NOT NULL, agent TEXT NOT NULL, ended_ns INTEGER NOT NULL, exit_status INTEGER, killed_by TEXT,
+    stored INTEGER NOT NULL, dropped INTEGER NOT NULL, tally TEXT NOT NULL
+) STRICT;
+-- One row: the file's own number, drawn when it is made.
+CREATE TABLE IF NOT EXISTS file (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT;
+INSERT OR IGNORE INTO file VALUES (1, random());
 ";
 
 /// Makes the tables in a new file; accepts one that has them.
@@ -62,7 +71,13 @@ pub fn prepare(connection: &Connection) -> Result<()> {
             bail!("its tables are of version {other}, this agentwatch knows version {VERSION}")
         }
     }
-    Ok(connection.execute_batch(ACTIONS)?)
+    Ok(connection.execute_batch(LATER)?)
+}
+
+/// A file's own number; `None` where it has none, since an older agentwatch made it.
+pub fn file_number(connection: &Connection) -> Option<u64> {
+    let number = connection.query_row("SELECT number FROM file", [], |row| row.get::<_, i64>(0));
+    number.ok().map(i64::cast_unsigned)
 }
 
 /// The version of a file's tables, 0 where it has none.

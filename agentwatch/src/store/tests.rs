@@ -8,7 +8,7 @@ use crate::event::{
     Address, Direction, Endpoint, Event, Exit, FlowClose, Kind, ProcessKey, Protocol,
 };
 
-const WALL: u64 = 1_795_000_000_000_000_000;
+pub(super) const WALL: u64 = 1_795_000_000_000_000_000;
 
 fn event(time_ns: u64, kind: Kind) -> Event {
     Event {
@@ -30,7 +30,7 @@ fn event(time_ns: u64, kind: Kind) -> Event {
     }
 }
 
-fn exit(time_ns: u64) -> Event {
+pub(super) fn exit(time_ns: u64) -> Event {
     event(
         time_ns,
         Kind::Exit(Exit {
@@ -43,7 +43,7 @@ fn exit(time_ns: u64) -> Event {
     )
 }
 
-fn row(event: &Event, exe: Option<&str>) -> Row {
+pub(super) fn row(event: &Event, exe: Option<&str>) -> Row {
     Row::new(event, exe, "a", WALL)
 }
 
@@ -238,7 +238,7 @@ fn open(dir: &Path) -> Store {
 }
 
 /// Waits until something is so, and fails where it never is.
-fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !so() {
         assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");

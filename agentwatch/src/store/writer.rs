@@ -415,18 +415,19 @@ fn insert(
             killed_by,
             tally,
         } => {
+            let stored = (info.stored.load(Ordering::Relaxed) + before()).cast_signed();
+            let dropped = info.dropped.load(Ordering::Relaxed).cast_signed();
+            let tally = serde_json::to_string(tally)?;
+            let end = params![run, time_ns, exit_status, killed_by, stored, dropped, tally];
             to.execute(
                 "UPDATE runs SET ended_ns=?2, exit_status=?3, killed_by=?4, stored=?5, dropped=?6, tally=?7 \
                  WHERE run=?1",
-                params![
-                    run,
-                    time_ns,
-                    exit_status,
-                    killed_by,
-                    (info.stored.load(Ordering::Relaxed) + before()).cast_signed(),
-                    info.dropped.load(Ordering::Relaxed).cast_signed(),
-                    serde_json::to_string(tally)?,
-                ],
+                end,
+            )?;
+            to.execute(
+                "INSERT INTO ends (run, ended_ns, exit_status, killed_by, stored, dropped, tally, agent) \
+                 SELECT ?1,?2,?3,?4,?5,?6,?7, agent FROM runs WHERE run=?1",
+                end,
             )?;
         }
     }
