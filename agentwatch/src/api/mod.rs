@@ -28,7 +28,7 @@ use crate::{
     daemon::runs::Ask,
     host::watch::{Order, Snapshot, StreamEnd},
     probe::{Probe, gauge::Gauge, support},
-    store::ActionLog,
+    store::{ActionLog, export},
 };
 use figures::Figures;
 use metrics::Meter;
@@ -53,6 +53,8 @@ pub struct Shared {
     pub runs: mpsc::Sender<Ask>,
     /// Where actions are written down.
     pub actions: ActionLog,
+    /// Where the history goes beside the local disk: names, and how it goes.
+    pub exports: Vec<(&'static str, Arc<export::Status>)>,
     /// The node's name.
     pub node: String,
     /// The folder of the history.

@@ -1,6 +1,6 @@
 //! `agentwatch db`: the tables in ClickHouse.
 
-use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
+use std::{fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
@@ -8,8 +8,16 @@ use serde_json::json;
 
 use super::Output;
 use crate::{
-    config::Config,
-    store::clickhouse::{Connection, Password, Settings, schema::Target, schema::VERSION},
+    config::{Config, host_name},
+    store::{
+        clickhouse::{
+            Connection, Password, Sender, Settings,
+            schema::{Target, VERSION},
+        },
+        default_data_dir,
+        export::{self, CLICKHOUSE, Fault, Options, Sink},
+        follow::Follower,
+    },
 };
 
 /// Make and look at the tables in ClickHouse to which the daemon's history goes.
@@ -42,8 +50,42 @@ enum Verb {
     ///
     /// The same as `init`, but for a database that is there.
     Migrate(TableArgs),
+    /// Send what the history has and ClickHouse has not got yet, and return.
+    ///
+    /// For who runs no daemon with a section `clickhouse`; where one runs, it does that itself.
+    Push(PushArgs),
     /// Say the version of the tables, what is stored in them, and how far this node is behind.
     Status(StatusArgs),
+}
+
+/// The folder of the history.
+#[derive(Debug, Args)]
+struct HistoryArgs {
+    /// The folder of the history [default: the configuration's, else the usual one]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl HistoryArgs {
+    fn dir(&self, config: Option<&Config>) -> PathBuf {
+        let said = || env("AGENTWATCH_DATA_DIR").filter(|dir| !dir.is_empty());
+        self.data_dir
+            .clone()
+            .or_else(|| config.map(|config| config.data_dir.clone()))
+            .or_else(|| said().map(Into::into))
+            .unwrap_or_else(default_data_dir)
+    }
+}
+
+#[derive(Debug, Args)]
+struct PushArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    history: HistoryArgs,
+    /// The name of this host [default: the configuration's, else the host's]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
 }
 
 /// Which ClickHouse.
@@ -92,6 +134,8 @@ struct TableArgs {
 struct StatusArgs {
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten)]
+    history: HistoryArgs,
     /// How it is written
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -102,6 +146,7 @@ pub fn run(args: &DbArgs) -> Result<ExitCode> {
     match &args.verb {
         Verb::Init(args) => make(args, false),
         Verb::Migrate(args) => make(args, true),
+        Verb::Push(args) => push(args),
         Verb::Status(args) => status(args),
     }
 }
@@ -224,6 +269,31 @@ fn make(args: &TableArgs, only_there: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How long what may pass is tried again.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn push(args: &PushArgs) -> Result<ExitCode> {
+    let config = args.server.config()?;
+    let Server {
+        mut settings,
+        target,
+        ..
+    } = args.server.server(config.as_ref(), (0, 0))?;
+    settings.database = target.database;
+    let of_config = config.as_ref().map(|config| config.node.clone());
+    let node = args.node.clone().or(of_config).unwrap_or_else(host_name);
+    let options = Options {
+        dir: args.history.dir(config.as_ref()),
+        name: CLICKHOUSE,
+        batch_rows: settings.batch_rows as usize,
+        every: Duration::ZERO,
+    };
+    let sink = Sink::ClickHouse(Sender::new(&settings, &node));
+    let rows = export::push(&options, sink, PATIENCE).with_context(|| settings.url.clone())?;
+    super::print(&format!("{rows} rows sent\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn status(args: &StatusArgs) -> Result<ExitCode> {
     let config = args.server.config()?;
     let server = args.server.server(config.as_ref(), (0, 0))?;
@@ -239,14 +309,21 @@ fn status(args: &StatusArgs) -> Result<ExitCode> {
             0 => Vec::new(),
             _ => connection.stored(target).await?,
         };
-        Ok::<_, crate::store::export::Fault>((connection.server().await?, version, stored))
+        Ok::<_, Fault>((connection.server().await?, version, stored))
     });
     let (software, version, stored) = asked.with_context(|| settings.url.clone())?;
-    let right = version == VERSION;
+    let dir = args.history.dir(config.as_ref());
+    let behind = Follower::look(&dir, CLICKHOUSE)?;
+    let noted = export::noted(&dir, CLICKHOUSE)?;
+    let right = version == VERSION && noted.is_none();
     let text = if let Some(form) = args.output.form() {
         form.text(&json!({
             "url": settings.url, "server": software, "database": target.database,
             "version": version, "known_version": VERSION, "tables": stored,
+            "lag_rows": behind.map(|behind| behind.rows),
+            "lag_seconds": behind.map(|behind| behind.seconds()),
+            "lost_rows": behind.map(|behind| behind.lost),
+            "fault": noted,
         }))?
     } else {
         let mut text = format!("{}: ClickHouse {software}\n", settings.url);
@@ -273,6 +350,24 @@ fn status(args: &StatusArgs) -> Result<ExitCode> {
                 text,
                 "  {:<12} {:>14} rows {:>16} bytes",
                 table.table, table.rows, table.bytes
+            );
+        }
+        let _ = match behind {
+            Some(behind) => writeln!(
+                text,
+                "{}: {} rows are not sent yet, the oldest for {:.0} s; {} were removed before they were sent",
+                dir.display(),
+                behind.rows,
+                behind.seconds(),
+                behind.lost
+            ),
+            None => writeln!(text, "{}: nothing was sent from there", dir.display()),
+        };
+        if let Some(noted) = &noted {
+            let _ = writeln!(
+                text,
+                "nothing is delivered since {:.0}: {}",
+                noted.since, noted.fault
             );
         }
         text

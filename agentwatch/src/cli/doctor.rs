@@ -7,7 +7,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Output, TierArgs, canary};
-use crate::probe::{Capability, Options, Probe, memory::MapMemory, offsets, support, tiers};
+use crate::{
+    config::ENVIRONMENT,
+    probe::{Capability, Options, Probe, memory::MapMemory, offsets, support, tiers},
+    store::{default_data_dir, export},
+};
 
 /// Say what works on this kernel, what does not and why.
 ///
@@ -84,7 +88,8 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     if args.canary {
         return sing(args.output, args.tier.tier);
     }
-    let checks = all(args.tier.tier);
+    let mut checks = all(args.tier.tier);
+    checks.extend(exports());
     if let Some(form) = args.output.form() {
         for check in &checks {
             super::print(&form.text(check)?)?;
@@ -125,6 +130,25 @@ fn table(checks: &[Check]) -> Result<()> {
         super::print(&format!("{mark}  {what:width$}  {tier:10}  {detail}\n"))?;
     }
     Ok(())
+}
+
+/// What a daemon here cannot deliver, of the history that it exports.
+fn exports() -> Vec<Check> {
+    let said = std::env::var_os(ENVIRONMENT[2]).filter(|dir| !dir.is_empty());
+    let dir = said.map_or_else(default_data_dir, Into::into);
+    let mut checks = Vec::new();
+    for name in export::NAMES {
+        let detail = match export::noted(&dir, name) {
+            Ok(Some(noted)) => format!(
+                "nothing is delivered since {:.0}: {}",
+                noted.since, noted.fault
+            ),
+            Ok(None) => continue,
+            Err(error) => format!("{error:#}"),
+        };
+        checks.push(check(&format!("export to {name}"), State::Partial, detail));
+    }
+    checks
 }
 
 fn all(tier: tiers::Limit) -> Vec<Check> {

@@ -3,6 +3,7 @@
 mod containerd;
 mod containers;
 mod door;
+mod exporters;
 pub mod logs;
 mod recovery;
 mod reload;
@@ -37,7 +38,7 @@ use crate::{
     },
     policy::{Policy, PolicyError},
     probe::{Options, support},
-    store::Writer,
+    store::{Writer, export::Exporter},
 };
 use door::{Door, Outlets, Rules};
 use state::{Keeper, Saved};
@@ -123,6 +124,7 @@ struct Daemon {
     host: Host,
     rules: Rc<RefCell<Rules>>,
     writer: Writer,
+    exporters: Vec<Exporter>,
     shared: Arc<Shared>,
     outlets: Outlets,
     orders: mpsc::Receiver<Order>,
@@ -161,6 +163,7 @@ impl Daemon {
         let mut host = Host::start(&options, &all)?;
         let (keeper, before) = Keeper::open(&config.data_dir)?;
         let writer = Writer::open(&config.data_dir)?;
+        let exporters = exporters::start(config)?;
         let (stream, stream_end) = Stream::new();
         let (ask, orders) = watch::orders();
         let (ask_run, runs) = mpsc::channel(RUNS);
@@ -169,6 +172,10 @@ impl Daemon {
             ask,
             runs: ask_run,
             actions: writer.actions(),
+            exports: exporters
+                .iter()
+                .map(|exporter| (exporter.name, Arc::clone(&exporter.status)))
+                .collect(),
             node: config.node.clone(),
             data_dir: config.data_dir.clone(),
             root: root.display().to_string(),
@@ -201,6 +208,7 @@ impl Daemon {
             host,
             rules,
             writer,
+            exporters,
             shared,
             outlets,
             orders,
@@ -380,6 +388,7 @@ impl Daemon {
             host,
             rules,
             writer,
+            exporters,
             shared,
             outlets,
             orders,
@@ -398,7 +407,12 @@ impl Daemon {
         }
         // They hold ways into the history.
         drop((shared, outlets));
-        match writer.finish() {
+        let written = writer.finish();
+        // What they have not delivered yet is delivered after the next start.
+        for exporter in exporters {
+            exporter.stop();
+        }
+        match written {
             Some(error) => Err(anyhow::anyhow!("the end is not in the history: {error}")),
             None => Ok(()),
         }

@@ -112,6 +112,7 @@ fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
             before.map_memory_mib != now.map_memory_mib,
         ),
         ("log", before.log != now.log),
+        ("clickhouse", before.clickhouse != now.clickhouse),
     ];
     let names = changed.into_iter().filter(|(_, changed)| *changed);
     names.map(|(name, _)| name).collect()

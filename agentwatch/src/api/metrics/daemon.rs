@@ -7,7 +7,7 @@ use crate::{
     api::{State, figures, model::Check},
     host::watch::Snapshot,
     probe::support,
-    store,
+    store::{self, export::Status},
 };
 
 /// Writes it.
@@ -42,6 +42,7 @@ pub fn write(page: &mut Page, state: &State, snapshot: &Snapshot) {
     capabilities(page, &shared.doctor.checks);
     queues(page, state);
     history(page, state);
+    exports(page, state);
 }
 
 fn agents(page: &mut Page, snapshot: &Snapshot) {
@@ -194,6 +195,68 @@ fn history(page: &mut Page, state: &State) {
         "Events, findings and actions that are not in the history.",
         totals.dropped,
     );
+}
+
+/// Where the history goes beside the local disk.
+fn exports(page: &mut Page, state: &State) {
+    let exports = &state.shared.exports;
+    if exports.is_empty() {
+        return;
+    }
+    let mut each = |name, sort, help, value: &dyn Fn(&Status) -> String| {
+        page.head(name, sort, help);
+        for (exporter, status) in exports {
+            page.line(name, &[("exporter", exporter)], value(status));
+        }
+    };
+    each(
+        "agentwatch_export_up",
+        Sort::Gauge,
+        "Whether the destination took what it was sent last.",
+        &|status| u8::from(status.fault().is_none()).to_string(),
+    );
+    each(
+        "agentwatch_export_rows_total",
+        Sort::Counter,
+        "Rows of the history that the destination has taken.",
+        &|status| status.rows().to_string(),
+    );
+    each(
+        "agentwatch_export_batches_total",
+        Sort::Counter,
+        "Batches of rows that the destination has taken.",
+        &|status| status.batches().to_string(),
+    );
+    each(
+        "agentwatch_export_lost_rows_total",
+        Sort::Counter,
+        "Rows that were removed from the history before the destination had them.",
+        &|status| status.lost().to_string(),
+    );
+    each(
+        "agentwatch_export_lag_rows",
+        Sort::Gauge,
+        "Rows of the history that the destination has not got yet.",
+        &|status| status.behind_rows().to_string(),
+    );
+    each(
+        "agentwatch_export_lag_seconds",
+        Sort::Gauge,
+        "How long the oldest of them has waited.",
+        &|status| format!("{:.3}", status.behind_seconds()),
+    );
+    let name = "agentwatch_export_failures_total";
+    page.head(
+        name,
+        Sort::Counter,
+        "How often the destination did not take a batch, by the reason.",
+    );
+    for (exporter, status) in exports {
+        for (class, number) in status.faults() {
+            let labels = [("exporter", *exporter), ("reason", class.name())];
+            page.line(name, &labels, number);
+        }
+    }
 }
 
 /// The daemon's own process, by the names that all programs use for it.

@@ -207,11 +207,6 @@ impl Block {
         names.join(", ")
     }
 
-    /// How many rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// As it is sent.
     pub fn encode(self) -> Encoded {
         let names = self.names();

@@ -193,6 +193,25 @@ impl Follower {
         })
     }
 
+    /// How far behind the one is that follows by this name, also while it runs in another process; `None`
+    /// where nobody has followed by it yet.
+    ///
+    /// # Errors
+    ///
+    /// When the folder or what it remembers cannot be read.
+    pub fn look(dir: &Path, name: &str) -> Result<Option<Behind>> {
+        let Some(state) = State::look(dir, name)? else {
+            return Ok(None);
+        };
+        let mut follower = Self {
+            dir: dir.to_owned(),
+            state,
+            drained: HashMap::new(),
+            warnings: Vec::new(),
+        };
+        follower.behind().map(Some)
+    }
+
     /// The next rows, at most `max_rows`, or those of last time where they were not delivered; `None`
     /// where all are.
     ///

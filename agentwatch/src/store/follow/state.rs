@@ -73,7 +73,7 @@ pub struct State {
     /// What is in the file.
     pub kept: Kept,
     path: PathBuf,
-    _lock: fs::File,
+    _lock: Option<fs::File>,
 }
 
 impl State {
@@ -92,27 +92,29 @@ impl State {
             .with_context(|| format!("cannot make {}", dir.display()))?;
         let lock = lock(&dir.join(format!("{name}.lock")), name)?;
         let path = dir.join(format!("{name}.json"));
-        let kept = match fs::read(&path) {
-            Ok(json) => serde_json::from_slice(&json).with_context(|| {
-                format!(
-                    "{} is damaged; remove it, and everything is delivered again",
-                    path.display()
-                )
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Kept {
+        let new = || -> Result<Kept> {
+            Ok(Kept {
                 number: number()?,
                 ..Kept::default()
-            },
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
+            })
         };
         Ok(Self {
             name: name.to_owned(),
+            kept: read(&path)?.map_or_else(new, Ok)?,
+            path,
+            _lock: Some(lock),
+        })
+    }
+
+    /// What another process remembers by that name, to be looked at; `None` where nobody does.
+    pub fn look(dir: &Path, name: &str) -> Result<Option<Self>> {
+        let path = dir.join("followers").join(format!("{name}.json"));
+        Ok(read(&path)?.map(|kept| Self {
+            name: name.to_owned(),
             kept,
             path,
-            _lock: lock,
-        })
+            _lock: None,
+        }))
     }
 
     /// Stores it: as it was or as it is, whatever happens meanwhile.
@@ -132,6 +134,19 @@ impl State {
             Ok(fs::File::open(dir)?.sync_all()?)
         };
         write().with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Kept>> {
+    match fs::read(path) {
+        Ok(json) => serde_json::from_slice(&json).map(Some).with_context(|| {
+            format!(
+                "{} is damaged; remove it, and everything is delivered again",
+                path.display()
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
