@@ -1,6 +1,5 @@
 // A ClickHouse on loopback, by HTTP.
-import { readFileSync, readdirSync } from 'node:fs';
-import path from 'node:path';
+import { execFileSync } from 'node:child_process';
 
 const DATABASE = 'agentwatch';
 
@@ -29,20 +28,10 @@ export class ClickHouse {
     return { columns: meta, rows: data };
   }
 
-  /** Makes the tables anew, empty, by the migrations. */
-  async migrate(folder) {
+  /** Makes the tables anew, empty: `agentwatch` is the program that knows them. */
+  async migrate(agentwatch) {
     await this.send(`DROP DATABASE IF EXISTS ${DATABASE} SYNC`, { database: '' });
-    await this.send(`CREATE DATABASE ${DATABASE}`, { database: '' });
-    const words = { db: DATABASE, local: '', on_cluster: '', events_days: 400, findings_days: 400, deduplicate: 'non_replicated_deduplication_window = 100' };
-    for (const file of readdirSync(folder).filter((name) => name.endsWith('.sql')).sort()) {
-      const text = readFileSync(path.join(folder, file), 'utf8')
-        .replace(/^--.*$/gm, '')
-        .replace(/\{engine:([^}]*)\}/g, '$1')
-        .replace(/\{(\w+)\}/g, (whole, name) => words[name] ?? whole);
-      for (const statement of text.split(/;\s*$/m).map((part) => part.trim())) {
-        if (statement) await this.send(statement);
-      }
-    }
+    execFileSync(agentwatch, ['db', 'init', '--url', this.url], { stdio: ['ignore', 'ignore', 'inherit'] });
   }
 
   /** Puts rows into a table; a name that it has not is an error. */

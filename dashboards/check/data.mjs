@@ -106,7 +106,7 @@ export async function fill(clickhouse, { rows, recordings }) {
         exit_status: past < 5 ? null : killed ? 137 : 0,
         killed_by: killed ? all.findings.at(-1).id : '',
         events: recorded.events.length,
-        updated: at(last),
+        seen: at(last),
       });
     }
   }

@@ -1,7 +1,7 @@
 // Each query of each panel, variable and annotation on a real ClickHouse: on empty tables it must not fail, on recorded
 // data it must give rows, with the columns that the panel speaks of.
 //
-// node queries.mjs URL MIGRATIONS ROWS RECORDINGS
+// node queries.mjs URL AGENTWATCH ROWS RECORDINGS
 import { asksClickHouse, boards, panels, variables } from './boards.mjs';
 import { ClickHouse } from './clickhouse.mjs';
 import { fill } from './data.mjs';
@@ -94,10 +94,10 @@ async function check(clickhouse, report, { empty }) {
   }
 }
 
-export async function main([url, migrations, rows, recordings]) {
+export async function main([url, agentwatch, rows, recordings]) {
   const clickhouse = new ClickHouse(url);
   const report = new Report();
-  await clickhouse.migrate(migrations);
+  await clickhouse.migrate(agentwatch);
   await check(clickhouse, report, { empty: true });
   await fill(clickhouse, { rows, recordings });
   await check(clickhouse, report, { empty: false });

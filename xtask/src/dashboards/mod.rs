@@ -13,6 +13,7 @@ use agentwatch_engine::Engine;
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    build,
     outcome::{Outcome, Tally},
     setup::{self, Group, npm},
     workspace,
@@ -91,7 +92,7 @@ fn queries(engine: &Engine) -> Result<Command> {
     let mut command = node("check/queries.mjs")?;
     command
         .arg(engine.url())
-        .arg(root.join("agentwatch/src/store/clickhouse/migrations"))
+        .arg(build::agentwatch(false)?)
         .arg(rows()?)
         .arg(root.join("agentwatch/tests/recordings"));
     Ok(command)
