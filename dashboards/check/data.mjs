@@ -58,8 +58,10 @@ function eventRow(event, place, id) {
 }
 
 function findingRow(finding, place, id) {
-  const { detector, severity, message, techniques, process, response } = finding;
-  const all = { ...finding, id, agent: place.agent };
+  const { detector, severity, message, techniques, process } = finding;
+  // A replay acts on nothing; when this was recorded, what the policy asks for was done.
+  const response = { requested: finding.response.requested, taken: finding.response.requested };
+  const all = { ...finding, id, agent: place.agent, response };
   return {
     ...place,
     id,
@@ -151,9 +153,9 @@ function samples() {
 }
 
 const training = (t, wave) => ({
-  sm_percent: t % 600 < 60 ? 4 : wave(t, 170, 71, 97), tensor_percent: t % 600 < 60 ? 0 : wave(t, 170, 30, 52), integer_percent: 6, float_percent: wave(t, 130, 8, 15),
-  dram_percent: wave(t, 170, 35, 60), memory_used_bytes: Math.round(wave(t, 3000, 88e9, 96e9)), power_watts: t % 600 < 60 ? 140 : wave(t, 170, 420, 660), temperature_celsius: wave(t, 900, 52, 66),
-  pcie_rx_bytes_per_second: Math.round(wave(t, 97, 4e8, 2.1e9)), pcie_tx_bytes_per_second: 90_000_000, nvlink_rx_bytes_per_second: 0, nvlink_tx_bytes_per_second: 0, mining_score: 1,
+  sm_percent: t % 3000 < 240 ? 4 : wave(t, 1900, 71, 97), tensor_percent: t % 3000 < 240 ? 0 : wave(t, 1900, 30, 52), integer_percent: 6, float_percent: wave(t, 2300, 8, 15),
+  dram_percent: wave(t, 1900, 35, 60), memory_used_bytes: Math.round(wave(t, 9000, 88e9, 96e9)), power_watts: t % 3000 < 240 ? 140 : wave(t, 1900, 420, 660), temperature_celsius: wave(t, 900, 52, 66),
+  pcie_rx_bytes_per_second: Math.round(wave(t, 1700, 4e8, 2.1e9)), pcie_tx_bytes_per_second: 90_000_000, nvlink_rx_bytes_per_second: 0, nvlink_tx_bytes_per_second: 0, mining_score: 1,
 });
 
 const steady = (t, wave) => ({

@@ -45,7 +45,7 @@ function missing(panel, columns) {
   const all = JSON.stringify(panel.fieldConfig);
   if (panel.type === 'table') {
     for (const { matcher } of panel.fieldConfig.overrides) {
-      if (!names.has(matcher.options)) wrong.push(`it sets a column ${matcher.options}, which no row has`);
+      if (matcher.id === 'byName' && !names.has(matcher.options)) wrong.push(`it sets a column ${matcher.options}, which no row has`);
     }
   }
   for (const [, field] of all.matchAll(/__data\.fields\[\\\\?"?([^\\"\]]+)/g)) {

@@ -68,11 +68,11 @@ GROUP BY time, gpu ORDER BY time`,
         table(
           'Findings',
           `
-SELECT time, severity, detector, node, taken, message, id AS finding
+SELECT time, severity, detector, node, message, taken, id AS finding
 FROM findings
 WHERE $__timeFilter(time) AND ${here}
 ORDER BY time DESC LIMIT 100`,
-          { columns: { detector: { width: 130 }, taken: { width: 80 }, message: { width: 480 } }, none: 'No findings in this time.' },
+          { none: 'No findings in this time.' },
         ),
         14,
       ],
@@ -80,7 +80,7 @@ ORDER BY time DESC LIMIT 100`,
         table(
           'Actions of people',
           `
-SELECT time, action, done, reason, JSONExtractString(asked_by, 'user') AS user, outcome, node
+SELECT time, JSONExtractString(asked_by, 'user') AS user, action, done, reason, outcome
 FROM actions
 WHERE $__timeFilter(time) AND ${here}
 ORDER BY time DESC LIMIT 100`,
@@ -99,7 +99,7 @@ SELECT time, pid, ppid, uid, command, path AS program, node
 FROM events
 WHERE $__timeFilter(time) AND kind = 'exec' AND ${here}
 ORDER BY time DESC LIMIT 500`,
-          { columns: { ppid: { unit: 'none', width: 80 }, uid: { unit: 'none', width: 60 }, command: { width: 420 } }, none: 'It ran nothing in this time.' },
+          { columns: { ppid: { unit: 'none', width: 80 }, uid: { unit: 'none', width: 60 }, program: { width: 260 } }, none: 'It ran nothing in this time.' },
         ),
         24,
       ],
@@ -110,15 +110,13 @@ ORDER BY time DESC LIMIT 500`,
         table(
           'Whom it talked to',
           `
-SELECT if(domain = '', toString(ip), domain) AS peer, ip, port, protocol, direction, flows, sent, got
-FROM (
-    SELECT domain, replaceRegexpOne(toString(remote_ip), '^::ffff:', '') AS ip, remote_port AS port, protocol, direction,
-        sum(t.flows) AS flows, sum(t.bytes_out) AS sent, sum(t.bytes_in) AS got
-    FROM traffic_per_minute AS t
-    WHERE $__timeFilter(time) AND ${here}
-    GROUP BY domain, ip, port, protocol, direction)
+SELECT domain, replaceRegexpOne(toString(remote_ip), '^::ffff:', '') AS ip, remote_port AS port, protocol, direction,
+    sum(t.flows) AS flows, sum(t.bytes_out) AS sent, sum(t.bytes_in) AS got
+FROM traffic_per_minute AS t
+WHERE $__timeFilter(time) AND ${here}
+GROUP BY domain, ip, port, protocol, direction
 ORDER BY sent DESC LIMIT 200`,
-          { columns: { sent: { unit: 'bytes' }, got: { unit: 'bytes' }, port: { unit: 'none', width: 70 }, protocol: { width: 80 }, direction: { width: 80 } }, none: 'No flow of it ended in this time.' },
+          { columns: { ip: { width: 130 }, sent: { unit: 'bytes', width: 90 }, got: { unit: 'bytes', width: 90 }, flows: { width: 70 }, port: { unit: 'none', width: 70 }, protocol: { width: 75 }, direction: { width: 80 } }, none: 'No flow of it ended in this time.' },
         ),
         12,
       ],
@@ -132,7 +130,7 @@ WHERE $__timeFilter(time) AND ${here} AND (
     kind IN ('unlink', 'rmdir', 'rename', 'chmod', 'chown', 'truncate', 'mkdir', 'link', 'symlink', 'mknod', 'xattr')
     OR kind = 'open' AND write)
 ORDER BY time DESC LIMIT 500`,
-          { columns: { kind: { width: 80 }, path: { width: 300 }, result: { unit: 'none', width: 70 }, comm: { width: 100 } }, none: 'It changed no file in this time.' },
+          { columns: { kind: { width: 75 }, to: { width: 110 }, result: { unit: 'none', width: 65 }, comm: { width: 90 } }, none: 'It changed no file in this time.' },
         ),
         12,
       ],

@@ -30,7 +30,7 @@ SELECT uniq(node, run) AS stopped FROM (
         ),
         4,
       ],
-      [stat('Agents', `SELECT uniq(node, agent) AS agents FROM events_per_minute WHERE $__timeFilter(time) AND ${here}`, { about: 'Agents of which events came.' }), 4],
+      [stat('Agents', `SELECT uniq(namespace, agent) AS agents FROM events_per_minute WHERE $__timeFilter(time) AND ${here}`, { about: 'Agents of which events came.' }), 4],
       [stat('Nodes', `SELECT uniq(node) AS nodes FROM events_per_minute WHERE $__timeFilter(time) AND ${here}`, { about: 'Nodes of which events came; [Kernel health](/d/agentwatch-health) says which daemons are up.' }), 4],
       [stat('Sent by agents', `SELECT sum(bytes_out) AS bytes FROM traffic_per_minute WHERE $__timeFilter(time) AND ${here}`, { unit: 'bytes', about: 'Payload of flows that ended.', link: to('network', 'Where it went') }), 4],
     ],
@@ -46,19 +46,19 @@ WHERE $__timeFilter(time) AND ${here}
 GROUP BY time, severity ORDER BY time`,
           { stack: true, bars: true, name: 'severity', colors: BY_SEVERITY, none: 'No findings in this time.' },
         ),
-        10,
+        8,
       ],
       [
         table(
           'Newest findings',
           `
-SELECT time, severity, detector, agent, node, taken, message, id AS finding
+SELECT time, severity, detector, agent, node, message, taken, id AS finding
 FROM findings
 WHERE $__timeFilter(time) AND ${here}
 ORDER BY time DESC LIMIT 100`,
-          { columns: { detector: { width: 130 }, taken: { width: 90 }, message: { width: 420 } }, none: 'No findings in this time.' },
+          { none: 'No findings in this time.' },
         ),
-        14,
+        16,
       ],
     ],
     [
@@ -67,9 +67,9 @@ ORDER BY time DESC LIMIT 100`,
         table(
           'Agents',
           `
-SELECT agent, namespace, groupUniqArray(3)(node) AS nodes, max(last) AS time, sum(events) AS events, sum(execs) AS execs,
-    sum(sent) AS sent, sum(found) AS findings,
-    transform(max(level), [1, 2, 3, 4, 5], ['info', 'low', 'medium', 'high', 'critical'], '') AS severity
+SELECT agent, namespace, groupUniqArray(3)(node) AS nodes, sum(found) AS findings,
+    transform(max(level), [1, 2, 3, 4, 5], ['info', 'low', 'medium', 'high', 'critical'], '') AS severity,
+    sum(events) AS events, sum(execs) AS execs, sum(sent) AS sent, max(last) AS time
 FROM (
     SELECT agent, namespace, node, max(time) AS last, sum(m.events) AS events, sumIf(m.events, kind = 'exec') AS execs,
         0 AS sent, 0 AS found, 0 AS level
@@ -84,11 +84,11 @@ FROM (
 GROUP BY agent, namespace
 ORDER BY findings DESC, events DESC LIMIT 200`,
           {
-            columns: { time: { title: 'last heard' }, sent: { unit: 'bytes' }, severity: { title: 'worst' }, findings: { limits: [[0, 'text'], [1, 'red']] } },
+            columns: { time: { title: 'last heard of' }, events: { width: 80 }, execs: { width: 80 }, sent: { unit: 'bytes', width: 90 }, severity: { title: 'worst' }, findings: { width: 80, limits: [[0, 'text'], [1, 'red']] } },
             none: 'No agent was heard of in this time.',
           },
         ),
-        14,
+        16,
       ],
       [
         table(
@@ -98,9 +98,9 @@ SELECT node, uniq(agent) AS agents, sum(m.events) AS events, max(m.time) AS last
 FROM events_per_minute AS m
 WHERE $__timeFilter(time) AND ${here}
 GROUP BY node ORDER BY node`,
-          { columns: { last: { unit: 'dateTimeFromNow', width: 130 } }, none: 'No node was heard of in this time.' },
+          { columns: { agents: { width: 80 }, events: { width: 90 }, last: { unit: 'dateTimeFromNow' } }, none: 'No node was heard of in this time.' },
         ),
-        10,
+        8,
       ],
     ],
     [
@@ -115,7 +115,7 @@ WHERE $__timeFilter(time) AND ${here} AND kind IN (
     SELECT kind FROM events_per_hour WHERE time >= toStartOfHour($__fromTime) AND time <= $__toTime AND ${here}
     GROUP BY kind ORDER BY sum(events) DESC LIMIT 10)
 GROUP BY time, kind ORDER BY time`,
-          { unit: 'ops', stack: true, name: 'kind', about: 'The ten kinds of which there are most, a second.' },
+          { unit: 'ops', stack: true, bars: true, name: 'kind', about: 'The ten kinds of which there are most, a second.' },
         ),
         12,
       ],
@@ -129,7 +129,7 @@ WHERE $__timeFilter(time) AND ${here} AND agent IN (
     SELECT agent FROM events_per_hour WHERE time >= toStartOfHour($__fromTime) AND time <= $__toTime AND ${here}
     GROUP BY agent ORDER BY sum(events) DESC LIMIT 10)
 GROUP BY time, agent ORDER BY time`,
-          { unit: 'ops', stack: true, name: 'agent', about: 'The ten that are busiest, a second.' },
+          { unit: 'ops', stack: true, bars: true, name: 'agent', about: 'The ten that are busiest, a second.' },
         ),
         12,
       ],

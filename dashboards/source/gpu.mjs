@@ -26,7 +26,7 @@ export default dashboard({
     [
       4,
       [stat('GPUs', `SELECT uniq(node, gpu) AS gpus FROM gpu_samples WHERE ${gpus}`), 6],
-      [stat('Agents on GPUs', `SELECT uniq(node, agent) AS agents FROM gpu_samples WHERE $__timeFilter_ms(time) AND agent != '' AND ${here}`), 6],
+      [stat('Agents on GPUs', `SELECT uniq(namespace, agent) AS agents FROM gpu_samples WHERE $__timeFilter_ms(time) AND agent != '' AND ${here}`), 6],
       [
         stat('Mining score', `SELECT max(mining_score) AS score FROM gpu_samples WHERE $__timeFilter_ms(time) AND ${here} HAVING count() > 0`, {
           limits: [[0, 'green'], [5, 'orange'], [8, 'dark-red']],
@@ -46,15 +46,11 @@ export default dashboard({
     [
       8,
       [
-        series(
-          'Kind of work',
-          `
-SELECT $__timeInterval_ms(time) AS time, avg(tensor_percent) AS tensor, avg(integer_percent) AS integer, avg(float_percent) AS float
-FROM gpu_samples
-WHERE ${gpus}
-GROUP BY time ORDER BY time`,
-          { unit: 'percent', max: 100, none: NONE, about: 'Training is tensor and floating-point work; hashing is integer work.' },
-        ),
+        whole('Integer work', 'sum(ifNull(integer_percent, 0)) / nullIf(sum(ifNull(tensor_percent, 0) + ifNull(integer_percent, 0) + ifNull(float_percent, 0)), 0) AS integer', {
+          unit: 'percentunit',
+          max: 1,
+          about: 'Of all that its pipes did. Training is tensor and floating-point work; hashing is integer work.',
+        }),
         12,
       ],
       [whole('Traffic', 'avg(ifNull(pcie_rx_bytes_per_second, 0) + ifNull(pcie_tx_bytes_per_second, 0) + ifNull(nvlink_rx_bytes_per_second, 0) + ifNull(nvlink_tx_bytes_per_second, 0)) AS traffic', { unit: 'binBps', about: 'Over PCIe and NVLink, both ways. Mining needs next to none.' }), 12],
@@ -73,7 +69,7 @@ GROUP BY agent, node, gpu, comm, pid
 ORDER BY score DESC, sm DESC LIMIT 200`,
           {
             columns: {
-              gpu: { unit: 'none', width: 60 }, sm: { title: 'use', unit: 'percent', width: 70 }, memory: { unit: 'bytes', width: 90 },
+              gpu: { unit: 'none', width: 50 }, sm: { title: 'use', unit: 'percent', width: 70 }, memory: { unit: 'bytes', width: 90 },
               score: { width: 70, limits: [[0, 'text'], [5, 'orange'], [8, 'red']] }, time: { title: 'last seen' }, comm: { width: 110 },
             },
             none: NONE,
@@ -86,11 +82,11 @@ ORDER BY score DESC, sm DESC LIMIT 200`,
         table(
           'Mining findings',
           `
-SELECT time, severity, agent, node, message, id AS finding
+SELECT time, severity, detector, agent, node, message, id AS finding
 FROM findings
 WHERE $__timeFilter(time) AND detector IN ('gpu-mining', 'crypto-mining') AND ${here}
 ORDER BY time DESC LIMIT 100`,
-          { columns: { message: { width: 300 } }, none: 'No findings of mining in this time.' },
+          { none: 'No findings of mining in this time.' },
         ),
         10,
       ],
@@ -105,7 +101,7 @@ SELECT time, agent, node, comm, pid, remote, domain, JSONExtractString(detail, '
 FROM events
 WHERE $__timeFilter(time) AND kind = 'stratum' AND ${here}
 ORDER BY time DESC LIMIT 100`,
-          { columns: { comm: { width: 110 }, remote: { width: 190 } }, none: 'Nobody spoke stratum in this time.', about: 'Stratum on the wire, at any port.' },
+          { columns: { comm: { width: 110 } }, none: 'Nobody spoke stratum in this time.', about: 'Stratum on the wire, at any port.' },
         ),
         24,
       ],

@@ -1,6 +1,9 @@
 // One finding: what happened, who did it, what came before and after, what was done.
 import { dashboard, series, table, variable } from './lib.mjs';
 
+/** Many things happen in one second. */
+const MOMENT = { unit: 'time:HH:mm:ss.SSS', width: 110 };
+
 const FINDING = variable(
   'finding',
   `
@@ -24,7 +27,7 @@ export default dashboard({
   refresh: '',
   lines: [
     [
-      4,
+      5,
       [
         table(
           'What was found',
@@ -34,7 +37,7 @@ SELECT time, severity, detector, arrayStringConcat(techniques, ', ') AS techniqu
 FROM findings WHERE ${of}`,
           {
             tall: true,
-            columns: { detector: { width: 130 }, techniques: { width: 150 }, message: { width: 560, wrap: true }, requested: { width: 90 }, taken: { width: 90 } },
+            columns: { techniques: { width: 140 }, message: { width: 420, wrap: true }, requested: { width: 85 } },
             none: 'Choose a finding at the top of the page; the time range says which there are.',
           },
         ),
@@ -53,7 +56,7 @@ FROM findings AS f
 ARRAY JOIN JSONExtractArrayRaw(f.finding, 'evidence') AS e
 WHERE ${of}
 ORDER BY time`,
-          { columns: { kind: { width: 90 } }, none: 'No evidence.' },
+          { columns: { time: MOMENT, kind: { width: 85 }, what: { wrap: true } }, none: 'No evidence.' },
         ),
         12,
       ],
@@ -67,7 +70,7 @@ SELECT JSONExtractUInt(p, 'pid') AS pid, JSONExtractUInt(p, 'uid') AS uid, JSONE
 FROM findings
 ARRAY JOIN arrayPushFront(JSONExtractArrayRaw(finding, 'ancestry'), JSONExtractRaw(finding, 'process')) AS p
 WHERE ${of}`,
-          { columns: { uid: { unit: 'none', width: 60 }, program: { width: 170 }, command: { width: 380 }, of: { width: 120 } }, about: 'The process first, then its parent, and so on.', none: 'No process is known.' },
+          { columns: { uid: { unit: 'none', width: 60 }, program: { width: 150 }, command: { wrap: true }, of: { width: 110 } }, about: 'The process first, then its parent, and so on.', none: 'No process is known.' },
         ),
         12,
       ],
@@ -99,7 +102,7 @@ SELECT time, what, by, reason, outcome FROM (
     WHERE a.agent = o.who AND a.node = o.host AND a.time >= o.at - INTERVAL 5 MINUTE AND a.time <= o.at + INTERVAL 1 DAY
 )
 ORDER BY time`,
-          { columns: { what: { width: 130 }, by: { width: 80 } }, none: 'Nothing was done.' },
+          { columns: { what: { width: 90 }, by: { width: 65 }, reason: { wrap: true } }, none: 'Nothing was done.' },
         ),
         10,
       ],
@@ -116,7 +119,7 @@ SELECT e.time AS time, e.kind AS kind, e.pid AS pid, e.comm AS comm,
 ${around(1)}
     AND e.kind NOT IN ('fork', 'flow_data', 'seed')
 ORDER BY e.time LIMIT 2000`,
-          { columns: { kind: { width: 100 }, comm: { width: 110 }, result: { unit: 'none', width: 80 }, bytes: { unit: 'bytes', width: 90 } }, about: 'Everything within a minute of the finding, but for forks and pieces of flows.', none: 'The events of that time are not here any more.' },
+          { columns: { time: MOMENT, kind: { width: 100 }, comm: { width: 100 }, result: { unit: 'none', width: 70 }, bytes: { unit: 'bytes', width: 85 } }, about: 'Everything within a minute of the finding, but for forks and pieces of flows.', none: 'The events of that time are not here any more.' },
         ),
         16,
       ],
@@ -128,7 +131,7 @@ SELECT f.time AS time, f.severity AS severity, f.detector AS detector, f.id AS f
 FROM findings AS f, ${one} AS o
 WHERE f.run = o.its_run AND f.node = o.host AND NOT f.${of}
 ORDER BY f.time LIMIT 100`,
-          { columns: { detector: { width: 130 } }, none: 'None.' },
+          { none: 'None.' },
         ),
         8,
       ],

@@ -85,7 +85,7 @@ export function stat(title, query, { unit = 'short', limits = [[0, 'text']], lin
       overrides: [],
     },
     options: {
-      colorMode: limits.length > 1 ? 'background' : 'value',
+      colorMode: limits[0][1] === 'text' ? 'value' : 'background',
       graphMode: 'none',
       justifyMode: 'auto',
       orientation: 'auto',
@@ -172,13 +172,15 @@ function column(name, { unit, width, link, limits, hide, decimals, title, color,
 
 /** Columns that mean the same wherever they are. */
 const COMMON = {
-  time: { unit: 'dateTimeAsIso', width: 175 },
-  agent: { link: LINKS.agent, width: 160 },
-  node: { link: LINKS.node, width: 120 },
-  severity: { color: 'severity', width: 90 },
-  finding: { link: LINKS.finding, width: 175 },
-  pid: { unit: 'none', width: 80 },
-  namespace: { width: 120 },
+  time: { unit: 'dateTimeAsIso', width: 160 },
+  agent: { link: LINKS.agent, width: 125 },
+  node: { link: LINKS.node, width: 90 },
+  severity: { color: 'severity', width: 80 },
+  detector: { width: 130 },
+  finding: { link: LINKS.finding, width: 160 },
+  taken: { width: 80 },
+  pid: { unit: 'none', width: 70 },
+  namespace: { width: 100 },
 };
 
 /** The names of what a query selects: the words between SELECT and FROM, cut at commas, by what they end with. */
@@ -208,6 +210,10 @@ export function table(title, query, { columns = {}, none = 'Nothing.', about, so
   const names = typeof query === 'string' ? selected(query) : transformations[1].options.include.names;
   const stray = Object.keys(columns).filter((name) => !names.includes(name));
   if (stray.length) throw new Error(`${title} has no column ${stray}`);
+  // The id of a finding says nothing to a person: its detector leads to its story.
+  if (names.includes('finding') && names.includes('detector')) {
+    columns = { finding: { hide: true }, ...columns, detector: { link: LINKS.finding, ...columns.detector } };
+  }
   const all = Object.fromEntries(
     names.filter((name) => name in COMMON || name in columns).map((name) => [name, { ...COMMON[name], ...columns[name] }]),
   );
@@ -219,7 +225,11 @@ export function table(title, query, { columns = {}, none = 'Nothing.', about, so
     fieldConfig: {
       // A column without a unit of its own shows its numbers as they are.
       defaults: { unit: 'short', noValue: none, custom: { align: 'auto', cellOptions: { type: 'auto' }, inspect: true, filterable: true } },
-      overrides: Object.entries(all).map(([name, what]) => column(name, what)),
+      overrides: [
+        // Else what the whole panel says where it is empty stands in each cell that is.
+        { matcher: { id: 'byRegexp', options: '/.*/' }, properties: [{ id: 'noValue', value: '–' }] },
+        ...Object.entries(all).map(([name, what]) => column(name, what)),
+      ],
     },
     options: {
       showHeader: true,

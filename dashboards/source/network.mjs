@@ -30,7 +30,7 @@ SELECT $__timeInterval(time) AS time, agent, sum(bytes_out) / $__interval_s AS s
 FROM traffic_per_minute
 WHERE $__timeFilter(time) AND ${here}
 GROUP BY time, agent ORDER BY time`,
-          { unit: 'binBps', stack: true, name: 'agent', none: 'No flow ended in this time.', about: 'Counted when a flow ends.' },
+          { unit: 'binBps', stack: true, bars: true, name: 'agent', none: 'No flow ended in this time.', about: 'Counted when a flow ends.' },
         ),
         12,
       ],
@@ -60,11 +60,11 @@ WHERE $__timeFilter(t.time) AND direction = 'out' AND ${here}
 GROUP BY domain, remote_ip, port, protocol
 ORDER BY sent DESC LIMIT 200`,
           {
-            columns: { port: { unit: 'none', width: 70 }, protocol: { width: 80 }, flows: { width: 70 }, sent: { unit: 'bytes', width: 90 }, got: { unit: 'bytes', width: 90 }, last: { unit: 'dateTimeFromNow', width: 120 } },
+            columns: { ip: { width: 120 }, port: { unit: 'none', width: 65 }, protocol: { width: 75 }, flows: { width: 65 }, sent: { unit: 'bytes', width: 85 }, got: { unit: 'bytes', width: 85 }, last: { unit: 'dateTimeFromNow', width: 110 } },
             none: 'No flow ended in this time.',
           },
         ),
-        13,
+        14,
       ],
       [
         table(
@@ -77,12 +77,12 @@ GROUP BY remote_ip, port
 HAVING first >= toStartOfHour($__fromTime)
 ORDER BY first DESC LIMIT 200`,
           {
-            columns: { port: { unit: 'none', width: 70 }, first: { unit: 'dateTimeAsIso', width: 165 }, sent: { unit: 'bytes', width: 90 } },
+            columns: { domain: { width: 120 }, ip: { width: 110 }, port: { unit: 'none', width: 65 }, agents: { width: 110 }, first: { unit: 'dateTimeAsIso', width: 160 }, sent: { unit: 'bytes' } },
             about: 'Where no agent of the selection went in the 30 days before.',
             none: 'Nothing new in this time.',
           },
         ),
-        11,
+        10,
       ],
     ],
     [
@@ -91,11 +91,11 @@ ORDER BY first DESC LIMIT 200`,
         table(
           'Tunnels and exfiltration',
           `
-SELECT time, severity, detector, agent, node, taken, message, id AS finding
+SELECT time, severity, detector, agent, node, message, taken, id AS finding
 FROM findings
 WHERE $__timeFilter(time) AND detector IN (${TUNNELS}) AND ${here}
 ORDER BY time DESC LIMIT 100`,
-          { columns: { detector: { width: 130 }, taken: { width: 80 }, message: { width: 420 } }, none: 'No findings of tunnels in this time.' },
+          { none: 'No findings of tunnels in this time.' },
         ),
         24,
       ],
@@ -111,7 +111,7 @@ SELECT JSONExtractString(detail, 'dns.question.name') AS name, JSONExtractString
 FROM events AS e
 WHERE $__timeFilter(e.time) AND kind = 'dns' AND JSONExtractString(detail, 'dns.type') = 'query' AND ${here}
 GROUP BY name, type ORDER BY questions DESC LIMIT 200`,
-          { columns: { questions: { width: 90 }, type: { width: 70 }, last: { unit: 'dateTimeFromNow', width: 120 } }, none: 'No agent asked a name server in this time.' },
+          { columns: { questions: { width: 85 }, type: { width: 60 }, agents: { width: 120 }, last: { unit: 'dateTimeFromNow', width: 105 } }, none: 'No agent asked a name server in this time.' },
         ),
         8,
       ],
@@ -132,11 +132,11 @@ GROUP BY name, protocol ORDER BY times DESC LIMIT 200`,
         table(
           'What was refused',
           `
-SELECT time, agent, node, comm, pid, JSONExtractString(detail, 'target') AS what, JSONExtractString(detail, 'rule') AS rule
+SELECT time, agent, JSONExtractString(detail, 'target') AS what, JSONExtractString(detail, 'rule') AS rule
 FROM events
 WHERE $__timeFilter(time) AND kind = 'denied' AND ${here}
 ORDER BY time DESC LIMIT 100`,
-          { columns: { comm: { width: 100 } }, none: 'Nothing was refused in this time.' },
+          { columns: { agent: { width: 90 }, rule: { width: 120 } }, none: 'Nothing was refused in this time.' },
         ),
         8,
       ],

@@ -37,7 +37,7 @@ SELECT $__timeInterval(time) AS time, agent, sum(events) / $__interval_s AS even
 FROM events_per_minute
 WHERE $__timeFilter(time) AND ${here}
 GROUP BY time, agent ORDER BY time`,
-          { unit: 'ops', stack: true, name: 'agent' },
+          { unit: 'ops', stack: true, bars: true, name: 'agent' },
         ),
         12,
       ],
@@ -66,8 +66,8 @@ WHERE started <= $__toTime AND (ended IS NULL OR ended >= $__fromTime) AND ${her
 ORDER BY started DESC LIMIT 200`,
           {
             columns: {
-              time: { title: 'started' }, ended: { unit: 'dateTimeAsIso', width: 175 }, exit_status: { title: 'exit', unit: 'none', width: 60 },
-              finding: { title: 'killed for' }, events: { width: 90 }, lost: { width: 70, limits: [[0, 'text'], [1, 'red']] }, command: { width: 300 },
+              time: { title: 'started' }, ended: { unit: 'dateTimeAsIso', width: 160 }, exit_status: { title: 'exit', unit: 'none', width: 60 }, pod: { width: 120 },
+              finding: { title: 'killed for' }, events: { width: 80 }, lost: { width: 70, limits: [[0, 'text'], [1, 'red']] },
             },
             none: 'No agent ran in this time.',
           },
@@ -93,11 +93,11 @@ GROUP BY time, severity ORDER BY time`,
         table(
           'Newest findings',
           `
-SELECT time, severity, detector, agent, taken, message, id AS finding
+SELECT time, severity, detector, agent, message, taken, id AS finding
 FROM findings
 WHERE $__timeFilter(time) AND ${here}
 ORDER BY time DESC LIMIT 100`,
-          { columns: { detector: { width: 130 }, taken: { width: 80 }, message: { width: 400 } }, none: 'No findings in this time.' },
+          { none: 'No findings in this time.' },
         ),
         16,
       ],

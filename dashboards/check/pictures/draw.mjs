@@ -2,10 +2,11 @@
 //
 // node draw.mjs PACKAGES TO CLICKHOUSE PROMETHEUS [AGENTWATCH ROWS RECORDINGS]
 import { createRequire } from 'node:module';
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { asksClickHouse, boards, panels } from '../boards.mjs';
 import { ClickHouse } from '../clickhouse.mjs';
 import { fill } from '../data.mjs';
@@ -15,6 +16,7 @@ import { Report } from '../report.mjs';
 import { RANGE, expanded, filled } from '../sql.mjs';
 
 const [packages, to, clickhouseUrl, prometheus, agentwatch, rows, recordings] = process.argv.slice(2);
+const run = promisify(execFile);
 const clickhouse = new ClickHouse(clickhouseUrl);
 const require = createRequire(path.join(path.resolve(packages), 'package.json'));
 
@@ -134,19 +136,20 @@ async function draw(board, bundle) {
   const page = path.join(to, `${board.uid}.html`);
   writeFileSync(
     page,
-    `<!doctype html><meta charset="utf-8"><title>drawn</title><style>body{margin:0;background:#111217}</style><div id="page"></div>
+    `<!doctype html><meta charset="utf-8"><title>drawn</title><link rel="stylesheet" href="page.css"><style>body{margin:0;background:#111217}</style><div id="page"></div>
 <script>window.DRAWN = ${drawn}; window.__grafana_public_path__ = '';</script><script src="${bundle}"></script>`,
   );
   const picture = path.join(to, `${board.uid}.png`);
   const chromium = (...more) =>
-    execFileSync(
+    run(
       'chromium',
       ['--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--force-device-scale-factor=1', `--window-size=1600,${height + 54}`,
         '--virtual-time-budget=10000', '--run-all-compositor-stages-before-draw', ...more, `file://${page}`],
-      { stdio: ['ignore', 'pipe', 'ignore'], maxBuffer: 1 << 28, timeout: 120_000 },
-    ).toString();
-  const failed = /<title>failed: ([^<]*)/.exec(chromium('--dump-dom'));
-  chromium(`--screenshot=${picture}`);
+      { maxBuffer: 1 << 28, timeout: 120_000 },
+    );
+  const { stdout } = await chromium('--dump-dom');
+  const failed = /<title>failed: ([^<]*)/.exec(stdout);
+  await chromium(`--screenshot=${picture}`);
   return failed ? [failed[1]] : statSync(picture).size < 20_000 ? ['there is next to nothing in it'] : [];
 }
 

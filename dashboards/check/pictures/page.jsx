@@ -33,7 +33,7 @@ function configured(panel, field, name) {
   // Text has no unit.
   if (field.type === FieldType.string || field.type === FieldType.other) delete config.unit;
   for (const { matcher, properties } of overrides) {
-    if (matcher.options !== name) continue;
+    if (matcher.id !== 'byRegexp' && matcher.options !== name) continue;
     for (const { id, value } of properties) {
       if (id.startsWith('custom.')) {
         const keys = id.slice('custom.'.length).split('.');
@@ -46,7 +46,7 @@ function configured(panel, field, name) {
       }
     }
   }
-  if (config.unit && !known.has(config.unit)) throw new Error(`${panel.title}: Grafana has no unit ${config.unit}`);
+  if (config.unit && !config.unit.startsWith('time:') && !known.has(config.unit)) throw new Error(`${panel.title}: Grafana has no unit ${config.unit}`);
   return config;
 }
 
@@ -66,6 +66,7 @@ function prepared(panel, frames) {
         delete field.config.displayName;
         delete field.config.unit;
       }
+      if (panel.type === 'table') field.state = { displayName: field.config.displayName ?? field.name };
       field.display = getDisplayProcessor({ field, theme, timeZone: 'utc' });
       const { links } = field.config;
       if (links?.length) field.getLinks = () => links.map(({ title }) => ({ href: '#', title, target: '_self', origin: field }));
