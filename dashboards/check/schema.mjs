@@ -14,7 +14,7 @@ const Ajv = require('ajv').default ?? require('ajv');
 // What Grafana's types leave open is closed here: which panels there are, and what options those have. A query is the
 // data source's own, so an annotation's is any object.
 const raw = '@grafana/schema/dist/types/raw';
-const KINDS = { stat: false, table: true, text: false, timeseries: true };
+const KINDS = { stat: false, table: true, timeseries: true };
 const page = `
 import type * as d from '${raw}/dashboard/x/types.gen';
 export interface Annotation extends Omit<d.AnnotationQuery, 'target'> { target?: Record<string, unknown> }

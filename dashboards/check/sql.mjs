@@ -59,7 +59,7 @@ function macros(text, values) {
     if (name === 'conditionalAll') {
       const variable = /^\$\{?(\w+)/.exec(list.at(-1))?.[1];
       if (!(variable in values)) throw new Error(`$__conditionalAll of ${list.at(-1)}, which is no variable`);
-      done += values[variable] === '$__all' ? '1=1' : macros(list.slice(0, -1).join(', '), values);
+      done += ['$__all', ''].includes(values[variable]) ? '1=1' : macros(list.slice(0, -1).join(', '), values);
     } else {
       if (!MACROS[name]) throw new Error(`the plugin has no macro $__${name}, or this check does not know it`);
       done += MACROS[name](...list.map((word) => macros(word, values)));

@@ -42,13 +42,11 @@ function texts(value) {
 function wrongIn(board, panel) {
   const wrong = [...new Set(texts(panel).flatMap((text) => [...undefinedIn(board, text), ...astray(text)]))];
   const defaults = panel.fieldConfig?.defaults;
-  if (panel.type !== 'text') {
-    if (!panel.title) wrong.push('it has no title');
-    if (!defaults.unit) wrong.push('it has no unit');
-    if (!defaults.noValue) wrong.push('it says nothing where there is nothing');
-    if (!panel.targets?.length) wrong.push('it asks nothing');
-    if (panel.targets?.some(({ datasource }) => datasource.type !== panel.datasource.type)) wrong.push('it asks another data source than it says');
-  }
+  if (!panel.title) wrong.push('it has no title');
+  if (!defaults?.unit) wrong.push('it has no unit');
+  if (!defaults?.noValue) wrong.push('it says nothing where there is nothing');
+  if (!panel.targets?.length) wrong.push('it asks nothing');
+  if (panel.targets?.some(({ datasource }) => datasource.type !== panel.datasource.type)) wrong.push('it asks another data source than it says');
   const { x, y, w, h } = panel.gridPos;
   for (const other of panels(board)) {
     const { x: ox, y: oy, w: ow, h: oh } = other.gridPos;

@@ -10,7 +10,7 @@ const line = (title, kinds, options) =>
 SELECT $__timeInterval(time) AS time, kind, sum(events) AS events
 FROM events_per_minute
 WHERE $__timeFilter(time) AND kind IN (${kinds}) AND ${here}
-GROUP BY time, kind ORDER BY time`,
+GROUP BY time, kind ORDER BY time, kind`,
     { bars: true, stack: true, name: 'kind', ...options },
   );
 
@@ -44,7 +44,7 @@ export default dashboard({
 SELECT $__timeInterval(time) AS time, kind, sum(changes) AS changes
 FROM changes_per_minute
 WHERE $__timeFilter(time) AND ${here}
-GROUP BY time, kind ORDER BY time`,
+GROUP BY time, kind ORDER BY time, kind`,
           { bars: true, stack: true, name: 'kind', none: 'It changed no file in this time.' },
         ),
         12,
@@ -56,7 +56,7 @@ GROUP BY time, kind ORDER BY time`,
 SELECT $__timeInterval_ms(time) AS time, concat('GPU ', toString(gpu_index), ' on ', node) AS gpu, avg(sm_percent) AS sm
 FROM gpu_samples
 WHERE $__timeFilter_ms(time) AND pid != 0 AND sm_percent IS NOT NULL AND ${here}
-GROUP BY time, gpu ORDER BY time`,
+GROUP BY time, gpu ORDER BY time, gpu`,
           { unit: 'percent', max: 100, name: 'gpu', none: 'No GPU samples: this agent used no GPU in this time, or its node has none.', about: 'Part of the time in which a kernel of this agent ran.' },
         ),
         12,

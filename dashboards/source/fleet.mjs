@@ -43,7 +43,7 @@ SELECT uniq(node, run) AS stopped FROM (
 SELECT $__timeInterval(time) AS time, toString(severity) AS severity, sum(findings) AS findings
 FROM findings_per_minute
 WHERE $__timeFilter(time) AND ${here}
-GROUP BY time, severity ORDER BY time`,
+GROUP BY time, severity ORDER BY time, severity`,
           { stack: true, bars: true, name: 'severity', colors: BY_SEVERITY, none: 'No findings in this time.' },
         ),
         8,
@@ -114,7 +114,7 @@ FROM events_per_minute
 WHERE $__timeFilter(time) AND ${here} AND kind IN (
     SELECT kind FROM events_per_hour WHERE time >= toStartOfHour($__fromTime) AND time <= $__toTime AND ${here}
     GROUP BY kind ORDER BY sum(events) DESC LIMIT 10)
-GROUP BY time, kind ORDER BY time`,
+GROUP BY time, kind ORDER BY time, kind`,
           { unit: 'ops', stack: true, bars: true, name: 'kind', about: 'The ten kinds of which there are most, a second.' },
         ),
         12,
@@ -128,7 +128,7 @@ FROM events_per_minute
 WHERE $__timeFilter(time) AND ${here} AND agent IN (
     SELECT agent FROM events_per_hour WHERE time >= toStartOfHour($__fromTime) AND time <= $__toTime AND ${here}
     GROUP BY agent ORDER BY sum(events) DESC LIMIT 10)
-GROUP BY time, agent ORDER BY time`,
+GROUP BY time, agent ORDER BY time, agent`,
           { unit: 'ops', stack: true, bars: true, name: 'agent', about: 'The ten that are busiest, a second.' },
         ),
         12,

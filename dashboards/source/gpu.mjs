@@ -12,7 +12,7 @@ const whole = (title, columns, options) =>
 SELECT $__timeInterval_ms(time) AS time, concat('GPU ', toString(gpu_index), ' on ', node) AS gpu, ${columns}
 FROM gpu_samples
 WHERE ${gpus}
-GROUP BY time, gpu ORDER BY time`,
+GROUP BY time, gpu ORDER BY time, gpu`,
     { name: 'gpu', none: NONE, ...options },
   );
 

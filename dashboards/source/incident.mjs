@@ -82,7 +82,7 @@ WHERE ${of}`,
           'What the agent did around it',
           `
 SELECT toStartOfInterval(e.time, INTERVAL 1 SECOND) AS time, e.kind AS kind, count() AS events${around(5)}
-GROUP BY time, kind ORDER BY time`,
+GROUP BY time, kind ORDER BY time, kind`,
           { bars: true, stack: true, name: 'kind', about: 'Five minutes before and after, a second. Choose that time to see more of it.' },
         ),
         14,
@@ -114,7 +114,7 @@ ORDER BY time`,
           'Story',
           `
 SELECT e.time AS time, e.kind AS kind, e.pid AS pid, e.comm AS comm,
-    multiIf(e.kind = 'exec', e.command, e.remote != '', concat(e.remote, if(e.domain = '', '', concat(' (', e.domain, ')'))), e.path2 != '', concat(e.path, ' → ', e.path2), e.path) AS what,
+    multiIf(e.kind = 'exec', e.command, e.remote != '', concat(e.remote, if(e.domain = '', '', concat(' (', e.domain, ')'))), e.path2 != '', concat(e.path, ' → ', e.path2), e.path != '', e.path, leftUTF8(e.detail, 200)) AS what,
     e.result AS result, if(e.bytes_in + e.bytes_out = 0, NULL, e.bytes_in + e.bytes_out) AS bytes
 ${around(1)}
     AND e.kind NOT IN ('fork', 'flow_data', 'seed')

@@ -40,6 +40,8 @@ const sql = (rawSql, series) => [
   {
     refId: 'A',
     datasource: CLICKHOUSE,
+    // Without one the plugin takes it for a query of before 4.0, and rewrites it.
+    pluginVersion: '4.0.0',
     editorType: 'sql',
     queryType: series ? 'timeseries' : 'table',
     format: series ? 0 : 1,
@@ -66,8 +68,7 @@ const queried = (query, series) =>
     : { datasource: PROMETHEUS, targets: promql(query, series) };
 
 /** One number. */
-export function stat(title, query, { unit = 'short', limits = [[0, 'text']], link, none = '0', about, decimals, text } = {}) {
-  const rows = typeof query === 'string';
+export function stat(title, query, { unit = 'short', limits = [[0, 'text']], link, none = '0', about, decimals, any } = {}) {
   return {
     type: 'stat',
     title,
@@ -93,14 +94,15 @@ export function stat(title, query, { unit = 'short', limits = [[0, 'text']], lin
       showPercentChange: false,
       textMode: 'value',
       wideLayout: true,
-      reduceOptions: { calcs: ['lastNotNull'], values: rows && Boolean(text), fields: text ? '/.*/' : '' },
+      // Numbers only, where it is not said that it may be a time.
+      reduceOptions: { calcs: ['lastNotNull'], values: false, fields: any ? '/.*/' : '' },
     },
   };
 }
 
 /** Values over time. */
 export function series(title, query, options = {}) {
-  const { unit = 'short', stack, bars, none = 'Nothing happened in this time.', about, limits, name, min = 0, max, colors, points } = options;
+  const { unit = 'short', stack, bars, none = 'Nothing happened in this time.', about, limits, name, max, colors } = options;
   return {
     type: 'timeseries',
     title,
@@ -111,7 +113,7 @@ export function series(title, query, options = {}) {
       defaults: {
         unit,
         noValue: none,
-        min,
+          min: 0,
         ...(max === undefined ? {} : { max }),
         ...(name ? { displayName: `\${__field.labels.${name}}` } : {}),
         color: { mode: 'palette-classic' },
@@ -120,7 +122,7 @@ export function series(title, query, options = {}) {
           drawStyle: bars ? 'bars' : 'line',
           lineWidth: bars ? 0 : 1,
           fillOpacity: bars ? 80 : stack ? 30 : 8,
-          showPoints: points ? 'always' : 'auto',
+          showPoints: 'auto',
           pointSize: 4,
           spanNulls: false,
           stacking: { mode: stack ? 'normal' : 'none', group: 'A' },
@@ -172,7 +174,7 @@ function column(name, { unit, width, link, limits, hide, decimals, title, color,
 
 /** Columns that mean the same wherever they are. */
 const COMMON = {
-  time: { unit: 'dateTimeAsIso', width: 160 },
+  time: { unit: 'dateTimeAsIso', width: 170 },
   agent: { link: LINKS.agent, width: 125 },
   node: { link: LINKS.node, width: 90 },
   severity: { color: 'severity', width: 80 },
@@ -246,9 +248,6 @@ export const labels = (...names) => [
   { id: 'organize', options: { excludeByName: { Time: true }, indexByName: Object.fromEntries(names.map((name, at) => [name, at])), renameByName: {} } },
   { id: 'filterFieldsByName', options: { include: { names } } },
 ];
-
-/** Text that is always there. */
-export const text = (content) => ({ type: 'text', title: '', options: { mode: 'markdown', content } });
 
 const source = (name, type, label) => ({
   type: 'datasource',

@@ -29,7 +29,7 @@ export default dashboard({
 SELECT $__timeInterval(time) AS time, agent, sum(bytes_out) / $__interval_s AS sent
 FROM traffic_per_minute
 WHERE $__timeFilter(time) AND ${here}
-GROUP BY time, agent ORDER BY time`,
+GROUP BY time, agent ORDER BY time, agent`,
           { unit: 'binBps', stack: true, bars: true, name: 'agent', none: 'No flow ended in this time.', about: 'Counted when a flow ends.' },
         ),
         12,
@@ -41,7 +41,7 @@ GROUP BY time, agent ORDER BY time`,
 SELECT $__timeInterval(time) AS time, kind, sum(events) AS events
 FROM events_per_minute
 WHERE $__timeFilter(time) AND kind IN ('connect', 'accept', 'listen', 'denied') AND ${here}
-GROUP BY time, kind ORDER BY time`,
+GROUP BY time, kind ORDER BY time, kind`,
           { bars: true, stack: true, name: 'kind', colors: { denied: 'red' }, none: 'No agent connected in this time.' },
         ),
         12,
@@ -77,7 +77,7 @@ GROUP BY remote_ip, port
 HAVING first >= toStartOfHour($__fromTime)
 ORDER BY first DESC LIMIT 200`,
           {
-            columns: { domain: { width: 120 }, ip: { width: 110 }, port: { unit: 'none', width: 65 }, agents: { width: 110 }, first: { unit: 'dateTimeAsIso', width: 160 }, sent: { unit: 'bytes' } },
+            columns: { domain: { width: 120 }, ip: { width: 110 }, port: { unit: 'none', width: 65 }, agents: { width: 110 }, first: { unit: 'dateTimeAsIso', width: 170 }, sent: { unit: 'bytes' } },
             about: 'Where no agent of the selection went in the 30 days before.',
             none: 'Nothing new in this time.',
           },

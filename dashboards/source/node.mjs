@@ -25,7 +25,7 @@ export default dashboard({
       [stat('Daemon’s processor time', [[rule('node:agentwatch_cpu_seconds:rate5m'), '']], { unit: 'percentunit', decimals: 1, limits: [[0, 'text'], [0.5, 'orange']], none: 'no daemon', about: 'Of one core.' }), 4],
       [stat('Agents', `SELECT uniq(agent) AS agents FROM events_per_minute WHERE $__timeFilter(time) AND ${here}`), 4],
       [stat('Findings', `SELECT count() AS findings FROM findings WHERE $__timeFilter(time) AND severity >= 'medium' AND ${here}`, { limits: [[0, 'green'], [1, 'red']], about: 'Of severity medium and above.' }), 4],
-      [stat('Last event', `SELECT max(time) AS last FROM events WHERE $__timeFilter(time) AND ${here} HAVING count() > 0`, { unit: 'dateTimeFromNow', none: 'none in this time' }), 4],
+      [stat('Last event', `SELECT max(time) AS last FROM events WHERE $__timeFilter(time) AND ${here} HAVING count() > 0`, { unit: 'dateTimeFromNow', any: true, none: 'none in this time' }), 4],
     ],
     [
       8,
@@ -36,7 +36,7 @@ export default dashboard({
 SELECT $__timeInterval(time) AS time, agent, sum(events) / $__interval_s AS events
 FROM events_per_minute
 WHERE $__timeFilter(time) AND ${here}
-GROUP BY time, agent ORDER BY time`,
+GROUP BY time, agent ORDER BY time, agent`,
           { unit: 'ops', stack: true, bars: true, name: 'agent' },
         ),
         12,
@@ -48,7 +48,7 @@ GROUP BY time, agent ORDER BY time`,
 SELECT $__timeInterval(time) AS time, agent, sum(changes) AS changes
 FROM changes_per_minute
 WHERE $__timeFilter(time) AND ${here}
-GROUP BY time, agent ORDER BY time`,
+GROUP BY time, agent ORDER BY time, agent`,
           { stack: true, bars: true, name: 'agent', none: 'No file was changed in this time.', about: 'Calls that write, make, move, remove or change the rights of a file.' },
         ),
         12,
@@ -66,7 +66,7 @@ WHERE started <= $__toTime AND (ended IS NULL OR ended >= $__fromTime) AND ${her
 ORDER BY started DESC LIMIT 200`,
           {
             columns: {
-              time: { title: 'started' }, ended: { unit: 'dateTimeAsIso', width: 160 }, exit_status: { title: 'exit', unit: 'none', width: 60 }, pod: { width: 120 },
+              time: { title: 'started' }, ended: { unit: 'dateTimeAsIso', width: 170 }, exit_status: { title: 'exit', unit: 'none', width: 60 }, pod: { width: 120 },
               finding: { title: 'killed for' }, events: { width: 80 }, lost: { width: 70, limits: [[0, 'text'], [1, 'red']] },
             },
             none: 'No agent ran in this time.',
@@ -84,7 +84,7 @@ ORDER BY started DESC LIMIT 200`,
 SELECT $__timeInterval(time) AS time, toString(severity) AS severity, sum(findings) AS findings
 FROM findings_per_minute
 WHERE $__timeFilter(time) AND ${here}
-GROUP BY time, severity ORDER BY time`,
+GROUP BY time, severity ORDER BY time, severity`,
           { stack: true, bars: true, name: 'severity', colors: BY_SEVERITY, none: 'No findings in this time.' },
         ),
         8,

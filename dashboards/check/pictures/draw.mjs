@@ -1,6 +1,6 @@
 // A picture of each dashboard, by Grafana's own components in a headless Chromium.
 //
-// node draw.mjs PACKAGES TO CLICKHOUSE PROMETHEUS [AGENTWATCH ROWS RECORDINGS]
+// node draw.mjs PACKAGES TO PROMETHEUS DOCS CLICKHOUSE AGENTWATCH ROWS RECORDINGS
 import { createRequire } from 'node:module';
 import { execFile } from 'node:child_process';
 import { mkdirSync, statSync, writeFileSync } from 'node:fs';
@@ -15,7 +15,11 @@ import { choices } from '../queries.mjs';
 import { Report } from '../report.mjs';
 import { RANGE, expanded, filled } from '../sql.mjs';
 
-const [packages, to, clickhouseUrl, prometheus, agentwatch, rows, recordings] = process.argv.slice(2);
+const [packages, to, prometheus, docs, clickhouseUrl, agentwatch, rows, recordings] = process.argv.slice(2);
+/** These are in the README, so they are written there, too, and smaller. */
+const SHOWN = { 'agentwatch-fleet': 'dashboard-fleet.png', 'agentwatch-incident': 'dashboard-incident.png' };
+/** Seconds that Prometheus has read for when pictures are drawn, about. */
+const READ = 60;
 const run = promisify(execFile);
 const clickhouse = new ClickHouse(clickhouseUrl);
 const require = createRequire(path.join(path.resolve(packages), 'package.json'));
@@ -109,9 +113,8 @@ async function draw(board, bundle) {
   if ('finding' in values) {
     values.finding = (await clickhouse.rows(`SELECT id FROM findings WHERE agent = 'rl-trainer' AND message LIKE '%ssh%' ORDER BY time DESC LIMIT 1`)).rows[0][0];
   }
-  // Prometheus has read for a minute or two only.
   const now = Math.floor(Date.now() / 1000);
-  const own = panels(board).every((panel) => !asksClickHouse(panel)) ? { from: now - 120, to: now } : RANGE;
+  const own = panels(board).every((panel) => !asksClickHouse(panel)) ? { from: now - READ, to: now } : RANGE;
   const results = {};
   for (const panel of panels(board)) {
     try {
@@ -143,13 +146,14 @@ async function draw(board, bundle) {
   const chromium = (...more) =>
     run(
       'chromium',
-      ['--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--force-device-scale-factor=1', `--window-size=1600,${height + 54}`,
+      ['--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', `--window-size=1600,${height + 54}`,
         '--virtual-time-budget=10000', '--run-all-compositor-stages-before-draw', ...more, `file://${page}`],
       { maxBuffer: 1 << 28, timeout: 120_000 },
     );
   const { stdout } = await chromium('--dump-dom');
   const failed = /<title>failed: ([^<]*)/.exec(stdout);
   await chromium(`--screenshot=${picture}`);
+  if (SHOWN[board.uid]) await chromium('--force-device-scale-factor=0.7', `--screenshot=${path.join(docs, SHOWN[board.uid])}`);
   return failed ? [failed[1]] : statSync(picture).size < 20_000 ? ['there is next to nothing in it'] : [];
 }
 
@@ -165,10 +169,8 @@ await require('esbuild').build({
   loader: { '.svg': 'dataurl', '.ttf': 'dataurl', '.woff2': 'dataurl', '.png': 'dataurl' },
   logLevel: 'error',
 });
-if (agentwatch) {
-  await clickhouse.migrate(agentwatch);
-  await fill(clickhouse, { rows, recordings });
-}
+await clickhouse.migrate(agentwatch);
+await fill(clickhouse, { rows, recordings });
 const report = new Report();
 for (const { board } of boards) {
   const picture = path.join(to, `${board.uid}.png`);

@@ -91,15 +91,19 @@ impl Prometheus {
         self.prometheus(metrics)?;
         self.until("the daemon's metrics", "agentwatch_build_info")?;
 
-        let mut agent = Command::new(agentwatch);
-        let script = format!("sleep 2; rm -r {}; sleep 1", harmed.display());
-        agent
-            .args(["run", "--name", "cleaner", "--socket"])
-            .arg(&socket)
-            .args(["--", "sh", "-c", &script])
-            // What it deletes is not below the folder that it works in.
-            .current_dir(&work);
-        self.spawn(&mut agent, "agent.log")?;
+        // One does harm, the other one is busy until the end.
+        let harm = format!("sleep 2; rm -r {}; sleep 1", harmed.display());
+        let busy = "while sleep 0.5; do ls -R /etc > list; rm list; done";
+        for (name, script) in [("cleaner", &*harm), ("coder", busy)] {
+            let mut agent = Command::new(agentwatch);
+            agent
+                .args(["run", "--name", name, "--socket"])
+                .arg(&socket)
+                .args(["--", "sh", "-c", script])
+                // What is deleted is not below the folder that they work in.
+                .current_dir(&work);
+            self.spawn(&mut agent, &format!("{name}.log"))?;
+        }
         self.until("what the rules make of a finding", LAST)
     }
 

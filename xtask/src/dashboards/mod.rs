@@ -25,6 +25,9 @@ pub struct Args {
     /// Write dashboards/grafana/*.json from dashboards/source first.
     #[arg(long)]
     write: bool,
+    /// Draw each as Grafana would, into target/pictures, and those that the README shows into docs/; in place of the checks.
+    #[arg(long)]
+    pictures: bool,
 }
 
 /// Runs all checks, by themselves.
@@ -32,6 +35,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Group::Bpf, Group::E2e, Group::Clickhouse, Group::Dashboards])?;
     if args.write {
         workspace::run(&mut node("source/build.mjs")?)?;
+    }
+    if args.pictures {
+        setup::ensure(&[Group::Pictures])?;
+        return pictures();
     }
     let mut tally = Tally::default();
     let outcome = test(&mut tally)?;
@@ -86,16 +93,37 @@ pub fn test(tally: &mut Tally) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// Draws each.
+fn pictures() -> Result<ExitCode> {
+    let to = workspace::target_dir()?.join("pictures");
+    let engine = Engine::start()?;
+    let prometheus = live::Prometheus::start()?.map_err(anyhow::Error::msg)?;
+    let mut command = node("check/pictures/draw.mjs")?;
+    command
+        .arg(npm::pictures()?)
+        .arg(&to)
+        .arg(prometheus.url())
+        .arg(workspace::root()?.join("docs"));
+    with_data(&mut command, &engine)?;
+    workspace::run(&mut command)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// What is asked of ClickHouse, by a program that fills its tables.
 fn queries(engine: &Engine) -> Result<Command> {
-    let root = workspace::root()?;
     let mut command = node("check/queries.mjs")?;
+    with_data(&mut command, engine)?;
+    Ok(command)
+}
+
+/// Tells a program where ClickHouse is, and what fills it.
+fn with_data(command: &mut Command, engine: &Engine) -> Result<()> {
     command
         .arg(engine.url())
         .arg(build::agentwatch(false)?)
         .arg(rows()?)
-        .arg(root.join("agentwatch/tests/recordings"));
-    Ok(command)
+        .arg(workspace::root()?.join("agentwatch/tests/recordings"));
+    Ok(())
 }
 
 /// The program that reads rows out of recordings.

@@ -34,6 +34,8 @@ pub enum Group {
     Clickhouse,
     /// Grafana's types, for the checks of the dashboards.
     Dashboards,
+    /// Grafana's components and a browser, for `cargo xtask dashboards --pictures`; only where it is named.
+    Pictures,
     /// What builds the image, and runs it.
     Image,
     /// QEMU, for `cargo xtask vm`.
@@ -83,6 +85,16 @@ const PYTHON: &[Package] = &[Package::new(
 /// Both for ClickHouse and for the dashboards.
 const NODE: &[Package] = &[Package::new("nodejs", "node"), Package::new("npm", "npm")];
 
+const PICTURES: &[Package] = &[
+    Package::new("nodejs", "node"),
+    Package::new("npm", "npm"),
+    Package::new("chromium", "chromium"),
+    Package::new(
+        "fonts-dejavu-core",
+        "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    ),
+];
+
 const IMAGE: &[Package] = &[
     Package::new("buildah", "buildah"),
     Package::new("podman", "podman").with_services(&["podman.service", "podman.socket"]),
@@ -97,11 +109,12 @@ const VM: &[Package] = &[
 /// Installs what the arguments name, or everything.
 pub fn run(args: &Args) -> Result<()> {
     let groups = if args.only.is_empty() {
-        Group::value_variants()
+        let all = Group::value_variants().iter().copied();
+        all.filter(|group| *group != Group::Pictures).collect()
     } else {
-        &args.only
+        args.only.clone()
     };
-    ensure(groups)?;
+    ensure(&groups)?;
     eprintln!("setup: all is there");
     Ok(())
 }
@@ -134,6 +147,9 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
     }
     if groups.contains(&Group::Dashboards) {
         npm::ensure_schema()?;
+    }
+    if groups.contains(&Group::Pictures) {
+        npm::ensure_pictures()?;
     }
     if groups.contains(&Group::Deny) && cargo_deny()?.is_none() {
         tools::install_cargo_deny()?;
@@ -171,6 +187,7 @@ fn packages(group: Group) -> Vec<&'static Package> {
             packages
         }
         Group::E2e => E2E.iter().collect(),
+        Group::Pictures => PICTURES.iter().collect(),
         Group::Image => IMAGE.iter().collect(),
         Group::Vm => VM.iter().collect(),
         Group::Python => PYTHON.iter().collect(),

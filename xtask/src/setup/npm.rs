@@ -20,6 +20,12 @@ const SCHEMA: Set = Set {
     lock: include_str!("../../../dashboards/check/package-lock.json"),
 };
 
+const PICTURES: Set = Set {
+    name: "pictures",
+    manifest: include_str!("../../../dashboards/check/pictures/package.json"),
+    lock: include_str!("../../../dashboards/check/pictures/package-lock.json"),
+};
+
 /// Where the packages are that make a schema of Grafana's types, once they are there.
 pub fn schema() -> Result<PathBuf> {
     SCHEMA.folder()
@@ -28,6 +34,16 @@ pub fn schema() -> Result<PathBuf> {
 /// Installs these, where they are not there or of other versions.
 pub fn ensure_schema() -> Result<()> {
     SCHEMA.ensure("(about 5 seconds)")
+}
+
+/// Where the packages are that draw, once they are there.
+pub fn pictures() -> Result<PathBuf> {
+    PICTURES.folder()
+}
+
+/// Installs these, likewise.
+pub fn ensure_pictures() -> Result<()> {
+    PICTURES.ensure("(460 MB, about a minute)")
 }
 
 impl Set {
