@@ -14,7 +14,7 @@ const names = (board) => new Set(board.templating.list.map(({ name }) => name));
 /** Variables that a text has and the dashboard has not. */
 function undefinedIn(board, text) {
   const own = names(board);
-  return [...text.matchAll(/\$\{?(\w+)/g)].map(([, name]) => name).filter((name) => !name.startsWith('__') && !own.has(name));
+  return [...text.matchAll(/\$\{?(\w+)/g)].map(([, name]) => name).filter((name) => !name.startsWith('__') && !own.has(name)).map((name) => `${name} is no variable`);
 }
 
 /** Links that lead nowhere, or hand over what the other side does not know. */

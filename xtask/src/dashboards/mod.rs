@@ -54,43 +54,73 @@ pub fn test(tally: &mut Tally) -> Result<Outcome> {
     if !workspace::has_program("node") {
         return Ok(Outcome::Skipped("node is not installed".to_owned()));
     }
-    let mut failed = Vec::new();
-    let mut check = |name: &'static str, command: &mut Command| -> Result<()> {
-        println!("{name}");
-        if !counted(command, tally)? {
-            failed.push(name);
-        }
-        Ok(())
+    let mut checks = Checks {
+        tally,
+        failed: Vec::new(),
     };
-    check(
+    checks.run(
         "as their source says",
         node("source/build.mjs")?.arg("--check"),
     )?;
-    check("names, links, units", &mut node("check/static.mjs")?)?;
-    check(
+    checks.run("names, links, units", &mut node("check/static.mjs")?)?;
+    checks.run(
         "Grafana's schema",
         node("check/schema.mjs")?.arg(npm::schema()?),
     )?;
-    let engine = match Engine::start() {
-        Ok(engine) => engine,
-        Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
-    };
-    check("queries of ClickHouse", &mut queries(&engine)?)?;
-    drop(engine);
+    match agentwatch_engine::find() {
+        Ok(_) => {
+            let engine = Engine::start()?;
+            let mut queries = node("check/queries.mjs")?;
+            with_data(&mut queries, &engine)?;
+            checks.run("queries of ClickHouse", &mut queries)?;
+        }
+        Err(error) => checks.skip("queries of ClickHouse", &format!("{error:#}")),
+    }
     match live::Prometheus::start()? {
-        Ok(prometheus) => check(
+        Ok(prometheus) => checks.run(
             "queries of Prometheus",
             node("check/promql.mjs")?.arg(prometheus.url()),
         )?,
-        Err(reason) => {
-            eprintln!("skipped: queries of Prometheus: {reason}");
-            tally.skipped += 1;
-        }
+        Err(reason) => checks.skip("queries of Prometheus", &reason),
     }
+    let Checks { failed, .. } = checks;
     if !failed.is_empty() {
         bail!("not well: {}; see above", failed.join("; "));
     }
     Ok(Outcome::Passed)
+}
+
+/// The checks so far.
+struct Checks<'a> {
+    tally: &'a mut Tally,
+    failed: Vec<&'static str>,
+}
+
+impl Checks<'_> {
+    /// Runs one, shows what it says, and counts it.
+    fn run(&mut self, name: &'static str, command: &mut Command) -> Result<()> {
+        println!("{name}");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {}", workspace::shown(command)))?;
+        let stdout = child.stdout.take().context("node has no output")?;
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("reading what node prints")?;
+            println!("  {line}");
+            self.tally.read_line(&line);
+        }
+        if !child.wait().context("waiting for node")?.success() {
+            self.failed.push(name);
+        }
+        Ok(())
+    }
+
+    /// One that cannot run here.
+    fn skip(&mut self, name: &str, reason: &str) {
+        eprintln!("skipped: {name}: {reason}");
+        self.tally.skipped += 1;
+    }
 }
 
 /// Draws each.
@@ -107,13 +137,6 @@ fn pictures() -> Result<ExitCode> {
     with_data(&mut command, &engine)?;
     workspace::run(&mut command)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What is asked of ClickHouse, by a program that fills its tables.
-fn queries(engine: &Engine) -> Result<Command> {
-    let mut command = node("check/queries.mjs")?;
-    with_data(&mut command, engine)?;
-    Ok(command)
 }
 
 /// Tells a program where ClickHouse is, and what fills it.
@@ -149,19 +172,4 @@ fn node(program: &str) -> Result<Command> {
     let mut command = Command::new("node");
     command.arg(workspace::root()?.join("dashboards").join(program));
     Ok(command)
-}
-
-/// Runs a check, shows what it says, and counts it. False if it failed.
-fn counted(command: &mut Command, tally: &mut Tally) -> Result<bool> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("starting {}", workspace::shown(command)))?;
-    let stdout = child.stdout.take().context("node has no output")?;
-    for line in BufReader::new(stdout).lines() {
-        let line = line.context("reading what node prints")?;
-        println!("  {line}");
-        tally.read_line(&line);
-    }
-    Ok(child.wait().context("waiting for node")?.success())
 }
