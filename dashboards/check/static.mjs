@@ -77,8 +77,17 @@ for (const { file, board } of boards) {
   );
 }
 
+// A kind of event that there is not has no rows, and nobody would notice.
+const source = readFileSync(new URL('../../agentwatch/src/event/mod.rs', import.meta.url), 'utf8');
+const kinds = new Set(/const NAMES: &\[&str\] = &\[([^\]]*)\]/.exec(source)[1].match(/\w+/g));
+for (const { file, board } of boards) {
+  const asked = texts([board.panels, board.annotations]).flatMap((text) => [...text.matchAll(/\bkind (?:=|!=|IN|NOT IN) ?\(?((?:'\w+'(?:, )?)+)/g)]);
+  const words = asked.flatMap(([, list]) => list.match(/\w+/g));
+  report.note(`${file}: kinds of events`, words.filter((word) => !kinds.has(word)).map((word) => `there is no kind ${word}`));
+}
+
 // What is provided for Grafana names the data sources by the kinds that the dashboards ask for.
 const provided = readFileSync(new URL('../grafana/provisioning/datasources/agentwatch.yaml', import.meta.url), 'utf8');
-const kinds = new Set(boards.flatMap(({ board }) => board.templating.list.filter(({ type }) => type === 'datasource').map(({ query }) => query)));
-for (const kind of kinds) report.note(`provisioning: ${kind}`, provided.includes(`type: ${kind}\n`) ? [] : 'no such data source');
+const types = new Set(boards.flatMap(({ board }) => board.templating.list.filter(({ type }) => type === 'datasource').map(({ query }) => query)));
+for (const type of types) report.note(`provisioning: ${type}`, provided.includes(`type: ${type}\n`) ? [] : 'no such data source');
 report.end();

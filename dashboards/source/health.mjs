@@ -38,17 +38,24 @@ export default dashboard({
       8,
       [line('Events', 'node:agentwatch_records_emitted:rate5m', '{{node}}', { unit: 'ops', about: 'Records that the kernel was to send, a second.' }), 8],
       [line('Lost', 'node_reason:agentwatch_records_lost:rate5m', '{{node}}: {{reason}}', { unit: 'ops', about: 'Records a second that did not arrive, and why.' }), 8],
-      [line('Not in the history', 'node:agentwatch_history_dropped:rate5m', '{{node}}', { unit: 'ops', about: 'Events a second that arrived and could not be stored.' }), 8],
+      [
+        series('Not kept', [[of('node:agentwatch_history_dropped:rate5m'), '{{node}}: history'], [of('exporter_node:agentwatch_export_lost_rows:rate5m'), '{{node}}: {{exporter}}']], {
+          unit: 'ops',
+          none: 'No daemon is scraped: see dashboards/README.md.',
+          about: 'Events a second that arrived and could not be stored, or were gone before ClickHouse had them.',
+        }),
+        8,
+      ],
     ],
     [
       8,
       [line('Processor time', 'node:agentwatch_cpu_seconds:rate5m', '{{node}}', { unit: 'percentunit', about: 'Of one core.' }), 8],
       [line('Memory', 'node:agentwatch_memory_bytes:sum', '{{node}}', { unit: 'bytes' }), 8],
       [
-        series('Lag', [[of('node:agentwatch_history_lag_seconds:max'), '{{node}}: history'], [of('node:agentwatch_snapshot_age_seconds:max'), '{{node}}: watching']], {
+        series('Lag', [[of('node:agentwatch_history_lag_seconds:max'), '{{node}}: history'], [of('exporter_node:agentwatch_export_lag_seconds:max'), '{{node}}: {{exporter}}'], [of('node:agentwatch_snapshot_age_seconds:max'), '{{node}}: watching']], {
           unit: 's',
           none: 'No daemon is scraped: see dashboards/README.md.',
-          about: 'How long events wait to be stored, and how long ago the thread that watches last said how it is: some seconds are usual, since Prometheus asks no more often.',
+          about: 'How long events wait to be stored, and for ClickHouse, and how long ago the thread that watches last said how it is: some seconds are usual, since Prometheus asks no more often.',
         }),
         8,
       ],

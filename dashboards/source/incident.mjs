@@ -117,9 +117,9 @@ SELECT e.time AS time, e.kind AS kind, e.pid AS pid, e.comm AS comm,
     multiIf(e.kind = 'exec', e.command, e.remote != '', concat(e.remote, if(e.domain = '', '', concat(' (', e.domain, ')'))), e.path2 != '', concat(e.path, ' → ', e.path2), e.path != '', e.path, leftUTF8(e.detail, 200)) AS what,
     e.result AS result, if(e.bytes_in + e.bytes_out = 0, NULL, e.bytes_in + e.bytes_out) AS bytes
 ${around(1)}
-    AND e.kind NOT IN ('fork', 'flow_data', 'seed')
+    AND e.kind NOT IN ('fork', 'flow_data', 'flow_alive', 'usage', 'seed')
 ORDER BY e.time LIMIT 2000`,
-          { columns: { time: MOMENT, kind: { width: 100 }, comm: { width: 100 }, result: { unit: 'none', width: 70 }, bytes: { unit: 'bytes', width: 85 } }, about: 'Everything within a minute of the finding, but for forks and pieces of flows.', none: 'The events of that time are not here any more.' },
+          { columns: { time: MOMENT, kind: { width: 100 }, comm: { width: 100 }, result: { unit: 'none', width: 70 }, bytes: { unit: 'bytes', width: 85 } }, about: 'Everything within a minute of the finding, but for forks, pieces of flows, and what is told while flows and processes go on.', none: 'The events of that time are not here any more.' },
         ),
         16,
       ],

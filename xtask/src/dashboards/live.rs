@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agentwatch_engine::Engine;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{build, workspace};
@@ -20,6 +21,9 @@ const LAST: &str = "node:agentwatch_finding_latency_seconds:p99_1h >= 0";
 /// Enough files for a finding, outside the agent's workspace.
 const FILES: usize = 400;
 
+/// Beside that of the recorded data.
+const DATABASE: &str = "live";
+
 /// They run until this is dropped.
 #[derive(Debug)]
 pub struct Prometheus {
@@ -29,9 +33,9 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts both, lets an agent do harm, and waits until Prometheus has heard of it. `Err` within says why it cannot be
-    /// tried here.
-    pub fn start() -> Result<std::result::Result<Self, String>> {
+    /// Starts both, lets an agent do harm, and waits until Prometheus has heard of it. The daemon sends its history to
+    /// this ClickHouse, if there is one. `Err` within says why it cannot be tried here.
+    pub fn start(clickhouse: Option<&Engine>) -> Result<std::result::Result<Self, String>> {
         for program in ["prometheus", "promtool"] {
             if !workspace::has_program(program) {
                 return Ok(Err(format!("{program} is not installed")));
@@ -54,7 +58,7 @@ impl Prometheus {
             folder: workspace::target_dir()?.join("dashboards/live"),
             children: Vec::new(),
         };
-        live.run(&agentwatch)?;
+        live.run(&agentwatch, clickhouse)?;
         Ok(Ok(live))
     }
 
@@ -63,7 +67,7 @@ impl Prometheus {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    fn run(&mut self, agentwatch: &Path) -> Result<()> {
+    fn run(&mut self, agentwatch: &Path, clickhouse: Option<&Engine>) -> Result<()> {
         if self.folder.exists() {
             fs::remove_dir_all(&self.folder)
                 .with_context(|| format!("removing {}", self.folder.display()))?;
@@ -82,6 +86,14 @@ impl Prometheus {
             "apiVersion: agentwatch/v1\nkind: Config\nnode: gpu-1\nsocket: {dir}/socket\n\
              data_dir: {dir}/history\nmetrics: 127.0.0.1:{metrics}\nagents:\n  - cgroup: /no-such/*\n"
         );
+        // Without one the exporter has its metrics all the same: it does not get through.
+        let url = clickhouse.map_or_else(|| "http://127.0.0.1:9".to_owned(), Engine::url);
+        let config = format!("{config}clickhouse:\n  url: {url}\n  database: {DATABASE}\n");
+        if clickhouse.is_some() {
+            let mut init = Command::new(agentwatch);
+            init.args(["db", "init", "--url", &url, "--database", DATABASE]);
+            workspace::run(init.stdout(Stdio::null()))?;
+        }
         self.write("config.yaml", &config)?;
         let mut daemon = Command::new(agentwatch);
         daemon

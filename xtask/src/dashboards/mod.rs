@@ -67,16 +67,20 @@ pub fn test(tally: &mut Tally) -> Result<Outcome> {
         "Grafana's schema",
         node("check/schema.mjs")?.arg(npm::schema()?),
     )?;
-    match agentwatch_engine::find() {
+    let engine = match agentwatch_engine::find() {
         Ok(_) => {
             let engine = Engine::start()?;
             let mut queries = node("check/queries.mjs")?;
             with_data(&mut queries, &engine)?;
             checks.run("queries of ClickHouse", &mut queries)?;
+            Some(engine)
         }
-        Err(error) => checks.skip("queries of ClickHouse", &format!("{error:#}")),
-    }
-    match live::Prometheus::start()? {
+        Err(error) => {
+            checks.skip("queries of ClickHouse", &format!("{error:#}"));
+            None
+        }
+    };
+    match live::Prometheus::start(engine.as_ref())? {
         Ok(prometheus) => checks.run(
             "queries of Prometheus",
             node("check/promql.mjs")?.arg(prometheus.url()),
@@ -127,7 +131,7 @@ impl Checks<'_> {
 fn pictures() -> Result<ExitCode> {
     let to = workspace::target_dir()?.join("pictures");
     let engine = Engine::start()?;
-    let prometheus = live::Prometheus::start()?.map_err(anyhow::Error::msg)?;
+    let prometheus = live::Prometheus::start(Some(&engine))?.map_err(anyhow::Error::msg)?;
     let mut command = node("check/pictures/draw.mjs")?;
     command
         .arg(npm::pictures()?)
