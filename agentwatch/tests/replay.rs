@@ -14,7 +14,7 @@ use agentwatch::{
 type Found = (&'static str, Severity, &'static str);
 
 /// Each recording, and what is found in it.
-const EXPECTED: [(&str, Option<Found>); 6] = [
+const EXPECTED: [(&str, Option<Found>); 9] = [
     (
         "ssh-reverse",
         Some((
@@ -49,6 +49,9 @@ const EXPECTED: [(&str, Option<Found>); 6] = [
     ),
     ("git-clone", None),
     ("nginx-proxy", None),
+    ("names", None),
+    ("tls", None),
+    ("miner", None),
 ];
 
 fn recorded(name: &str) -> Vec<u8> {
@@ -106,6 +109,24 @@ fn findings_are_as_they_were() {
             );
         }
     }
+}
+
+/// What the kernel refused is told, whatever policy the replay has.
+#[test]
+fn a_refusal_stays_one() {
+    let findings = replayed(&recorded("denied"), Policy::default()).unwrap();
+    let told: Vec<_> = findings
+        .iter()
+        .map(|finding| {
+            let rule = finding.message.rsplit_once('(').unwrap().1;
+            (finding.detector, finding.severity, rule)
+        })
+        .collect();
+    let violation = |rule| ("policy-violation", Severity::Medium, rule);
+    assert_eq!(
+        told,
+        [violation("network.default)"), violation("network.deny[0])")]
+    );
 }
 
 #[test]
@@ -187,7 +208,8 @@ fn a_damaged_recording_is_survived() {
 /// Recordings are for everybody: nothing of the machine that they were made on is in them.
 #[test]
 fn recordings_tell_nothing_of_their_machine() {
-    for (name, _) in EXPECTED {
+    let names = EXPECTED.iter().map(|(name, _)| *name);
+    for name in names.chain(["denied"]) {
         let mut bytes = &recorded(name)[..];
         let mut recording = Recording::new(&mut bytes, name.to_owned()).unwrap();
         while let Some(record) = recording.read().unwrap() {

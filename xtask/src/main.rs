@@ -3,6 +3,7 @@
 mod bench;
 mod bpf;
 mod build;
+mod dashboards;
 mod demo;
 mod image;
 mod outcome;
@@ -44,6 +45,8 @@ enum Verb {
     Image,
     /// Writes the manual pages to target/man.
     Man,
+    /// Checks the dashboards: schema, links, and every query on a real ClickHouse and a real Prometheus.
+    Dashboards(dashboards::Args),
     /// Draws the picture of `agentwatch top` that the README shows, from a recording.
     Screenshot,
     /// Sets up, builds, and shows an agent with a reverse tunnel being found and killed.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Verifier(args) => verifier::run(&args),
         Verb::Image => image::run(),
         Verb::Man => build::man().map(|()| ExitCode::SUCCESS),
+        Verb::Dashboards(args) => dashboards::run(&args),
         Verb::Screenshot => screenshot::run().map(|()| ExitCode::SUCCESS),
         Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
     };

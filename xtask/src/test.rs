@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    bpf, image,
+    bpf, dashboards, image,
     outcome::{Outcome, Tally},
     setup::{self, Group, python},
     verifier::{self, Verdicts},
@@ -46,6 +46,7 @@ pub fn run(args: &Args) -> ExitCode {
             steps.run("doc", |_| doc());
         }
         steps.run("test", run_tests);
+        steps.run("dashboards", dashboards::test);
         if !args.fast {
             steps.run("image", image::test);
         }
@@ -60,7 +61,12 @@ pub fn run(args: &Args) -> ExitCode {
 /// say so themselves.
 fn prepare(args: &Args) -> Result<Outcome> {
     setup::ensure(&[Group::Bpf])?;
-    let mut wanted = vec![Group::E2e, Group::Python, Group::Clickhouse];
+    let mut wanted = vec![
+        Group::E2e,
+        Group::Python,
+        Group::Clickhouse,
+        Group::Dashboards,
+    ];
     if !args.fast {
         wanted.extend([Group::Deny, Group::Image]);
         if !args.no_vm {

@@ -89,6 +89,7 @@ fn main() {
         daemon::metrics::TESTS,
         daemon::node::TESTS,
         daemon::openapi::TESTS,
+        daemon::prometheus::TESTS,
         daemon::recovery::TESTS,
         daemon::runs::TESTS,
         daemon::service::TESTS,

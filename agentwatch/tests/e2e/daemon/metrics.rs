@@ -1,9 +1,8 @@
-//! What Prometheus reads, and its rules.
+//! What Prometheus reads.
 
 use std::{
     fs,
     io::Write as _,
-    path::Path,
     process::{Command, Stdio},
 };
 
@@ -14,7 +13,6 @@ use crate::{support::until, tests};
 
 tests! {
     metrics_of_two_agents needs "promtool";
-    alert_rules needs "promtool";
 }
 
 /// The value of a series.
@@ -138,26 +136,5 @@ fn check(page: &str) -> Result<()> {
     let output = promtool.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success() && said.is_empty(), "{said}\n{page}");
-    Ok(())
-}
-
-/// The rules that ship, by Prometheus' own tests.
-fn alert_rules() -> Result<()> {
-    let dashboards = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
-    for words in [
-        ["check", "rules", "alerts.yaml"],
-        ["test", "rules", "alerts_test.yaml"],
-    ] {
-        let output = Command::new("promtool")
-            .args(words)
-            .current_dir(&dashboards)
-            .output()?;
-        let said = [output.stdout, output.stderr].concat();
-        ensure!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&said)
-        );
-    }
     Ok(())
 }

@@ -13,6 +13,7 @@ pub mod many;
 pub mod metrics;
 pub mod node;
 pub mod openapi;
+pub mod prometheus;
 pub mod recovery;
 pub mod runs;
 pub mod service;
