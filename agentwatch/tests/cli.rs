@@ -245,6 +245,26 @@ fn tables_and_objects() {
     insta::assert_snapshot!("tables", all);
 }
 
+/// What a verb writes as a document is what it writes as a line.
+#[test]
+fn a_replay_as_yaml() {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/recordings/ssh-reverse.awrec"
+    );
+    let as_form = |form: &str| {
+        let text = said(&["replay", file, "-o", form]);
+        let (status, text) = text.split_once('\n').unwrap();
+        assert_eq!(status, "exit status: 3");
+        text.to_owned()
+    };
+    let (json, yaml) = (as_form("json"), as_form("yaml"));
+    assert!(json.contains("reverse-tunnel") && yaml.starts_with("---\n"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+    assert_eq!(json, yaml);
+}
+
 #[test]
 fn where_there_is_nothing() {
     let nowhere = ["--data-dir", "/nonexistent/history"];

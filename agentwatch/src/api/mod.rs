@@ -30,7 +30,12 @@ pub use past::change;
 use crate::{
     daemon::runs::Ask,
     host::watch::{Order, Snapshot, StreamEnd},
-    probe::{Probe, gauge::Gauge, support},
+    probe::{
+        Probe,
+        gauge::Gauge,
+        support,
+        tiers::{self, Status, Tier},
+    },
     store::{ActionLog, export},
 };
 use figures::Figures;
@@ -168,7 +173,18 @@ async fn serve(
 }
 
 /// What was tried when the kernel programs were loaded.
-pub fn doctor(probe: &Probe) -> Doctor {
+pub fn doctor(probe: &mut Probe) -> Doctor {
+    let quarantine = Status {
+        capability: "quarantine",
+        tier: Tier::Cgroup,
+        missing: None,
+    };
+    let denials: Vec<Check> = tiers::NEEDS
+        .map(|need| probe.status(need))
+        .into_iter()
+        .chain([quarantine])
+        .map(denial)
+        .collect();
     let checks = probe.capabilities.iter().map(|tried| Check {
         what: tried.hook.clone(),
         gives: tried.gives.clone(),
@@ -180,6 +196,24 @@ pub fn doctor(probe: &Probe) -> Doctor {
     });
     Doctor {
         kernel: support::release(),
-        checks: checks.collect(),
+        checks: checks.chain(denials).collect(),
+    }
+}
+
+/// Something that a policy may ask to be refused.
+fn denial(status: Status) -> Check {
+    let Status {
+        capability,
+        tier,
+        missing,
+    } = status;
+    Check {
+        what: capability.to_owned(),
+        gives: capability.to_owned(),
+        tier: tier.name().to_owned(),
+        required: false,
+        ok: missing.is_none(),
+        missing,
+        lower: None,
     }
 }

@@ -30,7 +30,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-pub use output::{Form, Live, Output};
+pub use output::{Form, Output};
 
 use crate::probe::tiers::Limit;
 
