@@ -59,7 +59,7 @@ impl Daemon {
                     self.pending.insert(saved.id, saved);
                     continue;
                 }
-                again += usize::from(self.start_again(saved));
+                again += usize::from(self.start_again(&saved));
                 continue;
             }
             let number = agent_of_cgroup(saved.id);
@@ -90,7 +90,7 @@ impl Daemon {
     }
 
     /// Watches a run again whose `agentwatch run` is no more.
-    fn start_again(&mut self, saved: Saved) -> bool {
+    fn start_again(&mut self, saved: &Saved) -> bool {
         let Some(run) = &saved.run else {
             return false;
         };
@@ -101,7 +101,7 @@ impl Daemon {
         if let Err(error) = &started {
             tracing::error!(agent = saved.name, "is NOT watched again: {error:#}");
             self.pending.remove(&saved.id);
-            self.give_up(&saved);
+            self.give_up(saved);
         }
         started.is_ok()
     }
@@ -122,7 +122,7 @@ impl Daemon {
             .collect();
         for saved in over {
             if is_there(&saved) {
-                self.start_again(saved);
+                self.start_again(&saved);
             } else {
                 self.give_up(&saved);
             }

@@ -9,9 +9,9 @@ use std::{
 /// How long is waited the first time.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
-const LONGEST: Duration = Duration::from_mins(5);
+const LONGEST: Duration = Duration::from_secs(300);
 /// How long one that nobody tries again is kept: what it stands for is no more.
-const KEPT: Duration = Duration::from_mins(1);
+const KEPT: Duration = Duration::from_secs(60);
 /// How many are kept. Full: all of them are tried again at once.
 const MOST: usize = 4096;
 

@@ -71,7 +71,8 @@ fn is_starting_a_unit(pid: u32) -> bool {
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
     let name = path.and_then(|path| path.rsplit('/').next()).unwrap_or("");
-    name != "init.scope" && (name.ends_with(".service") || name.ends_with(".scope"))
+    let kind = name.rsplit_once('.').map(|(_, kind)| kind);
+    name != "init.scope" && matches!(kind, Some("service" | "scope"))
 }
 
 /// Whether a process is in a namespace of pid 1's; where that one's cannot be read, of agentwatch's own.
