@@ -4,6 +4,11 @@
 //! Beside it stands what ClickHouse's crate does by itself: the same rows, from memory, in the format that it
 //! recommends (`RowBinaryWithNamesAndTypes`), into the same table.
 
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "figures for people have three digits"
+)]
+
 use std::{
     fs,
     path::Path,
@@ -166,7 +171,7 @@ fn push(engine: &Engine, dir: &Path, compression: Compression) -> (Duration, Dur
     // From the beginning.
     let _ = fs::remove_dir_all(dir.join("followers"));
     let (begun, own) = (Instant::now(), processor(None));
-    let sink = Sink::ClickHouse(Sender::new(&settings, "node-1"));
+    let sink = Sink::ClickHouse(Box::new(Sender::new(&settings, "node-1")));
     export::push(&options, sink, Duration::ZERO).expect("all is taken");
     (begun.elapsed(), processor(None) - own)
 }

@@ -99,7 +99,7 @@ struct ServerArgs {
     /// The daemon's configuration, which says in `clickhouse` where it is
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where it is, by HTTP: http://127.0.0.1:8123
+    /// Its HTTP interface: `http://HOST:8123` or `https://HOST:8443`
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The user
@@ -294,7 +294,7 @@ fn push(args: &PushArgs) -> Result<ExitCode> {
         batch_rows: settings.batch_rows as usize,
         every: Duration::ZERO,
     };
-    let sink = Sink::ClickHouse(Sender::new(&settings, &node));
+    let sink = Sink::ClickHouse(Box::new(Sender::new(&settings, &node)));
     let rows = export::push(&options, sink, PATIENCE).with_context(|| settings.url.clone())?;
     super::print(&format!("{rows} rows sent\n"))?;
     Ok(ExitCode::SUCCESS)

@@ -119,6 +119,8 @@ fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
         ),
         ("log", before.log != now.log),
         ("clickhouse", before.clickhouse != now.clickhouse),
+        ("lines", before.lines != now.lines),
+        ("otlp", before.otlp != now.otlp),
     ];
     let names = changed.into_iter().filter(|(_, changed)| *changed);
     names.map(|(name, _)| name).collect()

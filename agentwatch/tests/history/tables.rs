@@ -134,6 +134,8 @@ fn finding() -> Finding {
             kind: "connect".to_owned(),
             pid: 42,
             what: "it \"is\"".to_owned(),
+            path: None,
+            remote: None,
         }],
         response: Response {
             requested: Action::Kill,

@@ -2,7 +2,7 @@
 
 use clickhouse::error::Error;
 
-use crate::store::export::{Class, Fault, fault::chain};
+use crate::store::export::{Class, Fault, fault::chain, http::is_tls};
 
 /// What to do about it.
 const fn advice(class: Class) -> &'static str {
@@ -103,16 +103,6 @@ fn network(error: &(dyn std::error::Error + 'static)) -> Fault {
         Class::Unreachable
     };
     of(class, &chain(error))
-}
-
-/// Whether TLS is the cause. An error of input and output keeps what it is made of to itself.
-fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
-    let inner = error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref);
-    error.is::<rustls::Error>()
-        || inner.is_some_and(|inner| is_tls(inner))
-        || error.source().is_some_and(is_tls)
 }
 
 #[cfg(test)]
