@@ -6,6 +6,7 @@ mod completions;
 pub mod daemon;
 pub mod doctor;
 pub mod events;
+pub mod export;
 pub mod findings;
 mod follow;
 pub mod health;
@@ -72,6 +73,7 @@ enum Verb {
     Tree(tree::TreeArgs),
     Report(report::ReportArgs),
     Db(query::DbArgs),
+    Export(export::ExportArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -111,6 +113,7 @@ pub fn main() -> ExitCode {
         Verb::Tree(args) => tree::run(&args),
         Verb::Report(args) => report::run(&args),
         Verb::Db(args) => query::db(&args),
+        Verb::Export(args) => export::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Completions(args) => completions::run(&args),

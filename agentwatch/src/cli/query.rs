@@ -11,6 +11,11 @@ use crate::store::sql::{self, Sql};
 
 /// Ask the database of the history.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  agentwatch db query \"SELECT agent, kind, count(*) FROM events GROUP BY 1, 2 ORDER BY 3 DESC\"
+
+Exit status: 0; 1 where there is no history; 125 where the query is wrong or takes too long.")]
 pub struct DbArgs {
     #[command(subcommand)]
     verb: Verb,

@@ -373,7 +373,8 @@ fn default_map_memory() -> u32 {
     memory::DEFAULT_MIB
 }
 
-fn host_name() -> String {
+/// The host's name.
+pub fn host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()
