@@ -77,7 +77,7 @@ pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
     for stored in &found {
         let utc = args.selection.utc;
         super::print(&match (args.selection.output.form(), &args.id) {
-            (Some(form), _) => form.text(&object(stored))?,
+            (Some(form), _) => form.text(&history::finding(stored))?,
             (None, Some(_)) => full(stored, utc),
             (None, None) => short(stored, utc),
         })?;
@@ -86,15 +86,6 @@ pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
         eprintln!("agentwatch: no findings");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The finding as it is stored, with its time and run.
-fn object(stored: &StoredFinding) -> Value {
-    let mut finding = stored.finding.clone();
-    let time = jiff::Timestamp::from_nanosecond(i128::from(stored.time_ns)).unwrap_or_default();
-    finding["time"] = format!("{time:.9}").into();
-    finding["run"] = stored.run.clone().into();
-    finding
 }
 
 fn text<'a>(of: &'a Value, name: &str) -> &'a str {

@@ -4,16 +4,38 @@ use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use serde_json::Value;
 
 use super::Output;
 use crate::store::{
     default_data_dir,
-    query::{Filter, History},
+    query::{Filter, History, StoredFinding},
 };
+
+/// Which part of the history, and how it is written.
+#[derive(Debug, Args)]
+pub struct Selection {
+    #[command(flatten)]
+    which: Which,
+    /// Times in UTC, not in the local zone; json and yaml always have UTC
+    #[arg(long)]
+    pub utc: bool,
+    /// How it is written
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+impl std::ops::Deref for Selection {
+    type Target = Which;
+
+    fn deref(&self) -> &Which {
+        &self.which
+    }
+}
 
 /// Which part of the history.
 #[derive(Debug, Args)]
-pub struct Selection {
+pub struct Which {
     /// The folder of the history [default: /var/lib/agentwatch]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -29,15 +51,9 @@ pub struct Selection {
     /// Of this run: an id as the account tells it
     #[arg(long, value_name = "ID")]
     run: Option<String>,
-    /// Times in UTC, not in the local zone; json and yaml always have UTC
-    #[arg(long)]
-    pub utc: bool,
-    /// How it is written
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
 }
 
-impl Selection {
+impl Which {
     /// Opens the history; what cannot be read is said at once. `None` where there is none: that is
     /// said too.
     pub fn open(&self) -> Result<Option<History>> {
@@ -125,6 +141,15 @@ fn none(dir: &std::path::Path) {
          another",
         dir.display()
     );
+}
+
+/// A finding as it is stored, with its time and run.
+pub fn finding(stored: &StoredFinding) -> Value {
+    let mut finding = stored.finding.clone();
+    let time = jiff::Timestamp::from_nanosecond(i128::from(stored.time_ns)).unwrap_or_default();
+    finding["time"] = format!("{time:.9}").into();
+    finding["run"] = stored.run.clone().into();
+    finding
 }
 
 /// Says what could not be read, once.

@@ -159,9 +159,12 @@ impl History {
                 Ok(ControlFlow::Continue(()))
             })?;
             for (day, (rows, why)) in damaged {
+                let rows = match rows {
+                    Some(rows) => format!("up to {rows} events cannot be read, all others were"),
+                    None => "its events, or the rest of them, cannot be read".to_owned(),
+                };
                 self.warnings.push(format!(
-                    "the history of {day} is damaged: up to {rows} events cannot be read, all others were \
-                     ({why}); `sqlite3 FILE .recover` may find more of them"
+                    "agentwatch-{day}.db is damaged: {rows} ({why}); `sqlite3 FILE .recover` may find more"
                 ));
             }
             return Ok(());

@@ -129,7 +129,7 @@ impl Day {
     }
 
     /// The same of a file that may be damaged: what can be read is. How many rows could not, whether they
-    /// were asked for or not, and why.
+    /// were asked for or not, where that can be told, and why.
     ///
     /// # Errors
     ///
@@ -138,10 +138,10 @@ impl Day {
         &self,
         wanted: &Wanted<'_>,
         mut each: impl FnMut(i64, Row) -> Result<()>,
-    ) -> Result<Option<(u64, String)>> {
+    ) -> Result<Option<(Option<u64>, String)>> {
         let mut after = wanted.after;
         let mut left = wanted.limit;
-        let mut damage: Option<(u64, String)> = None;
+        let mut damage: Option<(Option<u64>, String)> = None;
         loop {
             let part = Wanted {
                 after,
@@ -166,13 +166,15 @@ impl Day {
                 return Err(error);
             }
             after = after.max(0);
-            let (rows, _) = damage.unwrap_or_default();
+            let before = damage.map_or(Some(0), |(rows, _)| rows);
+            let sum = |more: Option<u64>| Some(before? + more?);
             let last = self.last_id();
             let Some(next) = self.behind(after, last) else {
-                let missing = last.map_or(0, |last| last.abs_diff(after));
-                return Ok(Some((rows + missing, error.to_string())));
+                let rows = sum(last.map(|last| last.abs_diff(after)));
+                return Ok(Some((rows, error.to_string())));
             };
-            damage = Some((rows + next.abs_diff(after) - 1, error.to_string()));
+            let rows = sum(Some(next.abs_diff(after) - 1));
+            damage = Some((rows, error.to_string()));
             after = next - 1;
         }
     }

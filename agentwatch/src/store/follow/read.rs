@@ -238,7 +238,7 @@ fn events(day: &Day, first: i64, last: i64, max: usize) -> Result<Read> {
             read => read,
         },
         rows: Rows::Events(rows),
-        damaged: damage.map_or(0, |(rows, _)| rows),
+        damaged: damage.and_then(|(rows, _)| rows).unwrap_or(0),
     })
 }
 
