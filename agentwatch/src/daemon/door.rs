@@ -18,7 +18,7 @@ use super::{containers::Question, retries::Retries, runtimes, state::Saved};
 use crate::{
     api::model::FoundBy,
     config::{By, Container, Match, container_id},
-    host::{self, Admission, Ended, Outputs, Plan, wall_offset_ns, watch::Stream},
+    host::{self, Admission, Agent, Ended, Outputs, Plan, wall_offset_ns, watch::Stream},
     policy::Policy,
     publish::notice::{Format, Notices},
     respond::cgroup::AgentCgroup,
@@ -180,16 +180,47 @@ impl Rules {
         found
     }
 
+    /// What a match calls an agent, where that name is free, and its workspace.
+    fn called(
+        &self,
+        at: usize,
+        container: Option<&Container>,
+        cgroup: &Path,
+    ) -> (String, Option<String>) {
+        let agents = &self.matches[at];
+        let wanted = agents.name().fill(cgroup, container);
+        let folder = agents.workspace.as_ref();
+        (
+            name_of(&[wanted.replace('/', "-").into()]),
+            folder.map(|folder| folder.fill(cgroup, container)),
+        )
+    }
+
+    /// What an agent that is watched keeps although its match says something else now: by its name it is known
+    /// in the history, and of its workspace the detectors have judged by.
+    pub fn kept(
+        &self,
+        at: usize,
+        container: Option<&Container>,
+        cgroup: &Path,
+        agent: &Agent,
+    ) -> Vec<&'static str> {
+        let (name, workspace) = self.called(at, container, cgroup);
+        let number = agent.name.strip_prefix(&name);
+        let number = number.and_then(|rest| rest.strip_prefix('-'));
+        let same = *agent.name == *name || number.is_some_and(|n| n.parse::<u32>().is_ok());
+        let workspace = workspace.map(|folder| crate::text::escape_str(&folder));
+        let changed = [("name", !same), ("workspace", workspace != agent.workspace)];
+        let names = changed.into_iter().filter(|(_, changed)| *changed);
+        names.map(|(name, _)| name).collect()
+    }
+
     /// How an agent is watched.
     fn plan(&mut self, at: usize, container: Option<&Container>, cgroup: &Path, id: u64) -> Plan {
+        let (wanted, workspace) = self.called(at, container, cgroup);
+        let workspace = workspace.map(PathBuf::from);
         let agents = &self.matches[at];
         let (policy, source) = self.policies[at].clone();
-        let wanted = agents.name().fill(cgroup, container);
-        let wanted = name_of(&[wanted.replace('/', "-").into()]);
-        let workspace = agents
-            .workspace
-            .as_ref()
-            .map(|folder| folder.fill(cgroup, container).into());
         let found_by = match (agents.by(), container) {
             (By::Container(label), Some(container)) => FoundBy::Container {
                 label: label.clone().into(),

@@ -78,7 +78,16 @@ impl Daemon {
             let rules = self.rules.borrow();
             let cgroup = rules.below_root(agent.cgroup().path());
             match rules.find(&cgroup) {
-                Found::Is(at, _) => Some(rules.policy(at)),
+                Found::Is(at, container) => {
+                    for field in rules.kept(at, container, &cgroup, agent) {
+                        tracing::warn!(
+                            agent = &*name,
+                            "{field} has changed, which holds for agents that come from now on: this one \
+                             keeps its own"
+                        );
+                    }
+                    Some(rules.policy(at))
+                }
                 Found::No => None,
                 // What the runtime said is not known any more: it holds.
                 Found::Ask(_) => return,
@@ -112,7 +121,12 @@ fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
         ("node", before.node != now.node),
         ("socket", before.socket != now.socket),
         ("socket_group", before.socket_group != now.socket_group),
+        ("metrics", before.metrics != now.metrics),
         ("data_dir", before.data_dir != now.data_dir),
+        (
+            "container_sockets",
+            before.container_sockets != now.container_sockets,
+        ),
         (
             "map_memory_mib",
             before.map_memory_mib != now.map_memory_mib,
@@ -129,4 +143,39 @@ fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
 /// All of a policy, to compare it.
 fn text(policy: &Policy) -> String {
     serde_saphyr::to_string(policy).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each field that a running daemon cannot change is named, and no other.
+    #[test]
+    fn what_takes_a_restart_is_named() {
+        let read = |lines: &str| -> Config {
+            let head =
+                "apiVersion: agentwatch/v1\nkind: Config\nnode: n\nagents: [{cgroup: /a/*}]\n";
+            serde_saphyr::from_str(&format!("{head}{lines}")).unwrap()
+        };
+        let before = read("");
+        assert_eq!(fixed(&before, &read("")), Vec::<&str>::new());
+        for (field, lines) in [
+            ("socket", "socket: /run/other.sock"),
+            ("socket_group", "socket_group: adm"),
+            ("metrics", "metrics: 127.0.0.1:9464"),
+            ("data_dir", "data_dir: /srv/history"),
+            ("container_sockets", "container_sockets: [/run/x.sock]"),
+            ("map_memory_mib", "map_memory_mib: 100"),
+            ("log", "log: {level: debug}"),
+            ("log", "log: {format: json}"),
+        ] {
+            assert_eq!(fixed(&before, &read(lines)), [field], "{lines}");
+        }
+        let mut other = before.clone();
+        other.node = "m".to_owned();
+        assert_eq!(fixed(&before, &other), ["node"]);
+        other = before.clone();
+        other.agents = read("").agents.into_iter().chain(read("").agents).collect();
+        assert_eq!(fixed(&before, &other), Vec::<&str>::new());
+    }
 }

@@ -111,7 +111,8 @@ fn the_configuration_is_read_again() -> Result<()> {
     // Another policy for one, and one more; both hold without a restart.
     let deny = format!("{head}network:\n  deny: ['127.0.0.1:{port}']\n");
     daemon.place.file("p.yaml", &deny)?;
-    config(&daemon.place, &format!("{a}{b}"))?;
+    let called = "    name: x-{name}\n    workspace: /srv/{name}\n";
+    config(&daemon.place, &format!("{a}{called}{b}"))?;
     daemon.hangup()?;
     until("no answer", || last() == "refused\n").with_context(|| daemon.said())?;
     until("the second", || daemon.is("b", "watched"))?;
@@ -140,6 +141,14 @@ fn the_configuration_is_read_again() -> Result<()> {
     let copy = daemon.place.file("copy.yaml", &shown)?;
     let (ok, said) = daemon.verb(&["policy", "check", &copy])?;
     ensure!(ok, "{said}");
+    // It is watched already: its name and workspace stay, and that is said.
+    for field in ["name", "workspace"] {
+        let said = daemon.said();
+        ensure!(
+            said.contains(&format!("{field} has changed, which holds for agents")),
+            "{said}"
+        );
+    }
     // What is wrong changes nothing.
     daemon
         .place
