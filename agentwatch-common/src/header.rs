@@ -110,6 +110,10 @@ pub mod kind {
     pub const TALLY: u16 = 66;
     /// [`crate::budget::Carried`]: what an agent has removed already when its watching begins.
     pub const CARRIED: u16 = 67;
+    /// [`crate::flow::FlowClose`]: what went over a flow that goes on.
+    pub const FLOW_ALIVE: u16 = 68;
+    /// [`crate::process::Usage`]: what a process has used that goes on.
+    pub const USAGE: u16 = 69;
     /// [`crate::deny::Denied`]
     pub const DENIED: u16 = 80;
 }

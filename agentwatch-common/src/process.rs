@@ -35,6 +35,24 @@ pub struct Exit {
 
 const _: () = assert!(size_of::<Exit>() == 32);
 
+/// What a process that goes on has used. Userspace makes it, of processes that work much.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Usage {
+    /// CPU time of all its threads since its start, nanoseconds.
+    pub cpu_ns: u64,
+    /// The same, in the time that this is about.
+    pub recent_cpu_ns: u64,
+    /// The time that this is about, nanoseconds.
+    pub recent_ns: u64,
+    /// Bytes that it has read, from files, sockets and anything else (`rchar` of `proc_pid_io(5)`).
+    pub read_bytes: u64,
+    /// Bytes that it has written (`wchar` there).
+    pub written_bytes: u64,
+}
+
+const _: () = assert!(size_of::<Usage>() == 40);
+
 /// A tagged process was moved to another cgroup, or a process into an agent's.
 #[repr(C)]
 #[derive(Clone, Copy)]

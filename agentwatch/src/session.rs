@@ -90,6 +90,13 @@ impl Session {
         ordered && self.cgroup.wait_frozen(true, Duration::ZERO)
     }
 
+    /// The agent was found frozen, and is to stay so.
+    pub fn stands_still(&mut self) {
+        if let Some(agent) = self.host.agent_mut(self.agent) {
+            agent.standing.frozen = true;
+        }
+    }
+
     /// Says once, when the agent was frozen, what to do then: there is no daemon that would thaw it.
     fn say_if_frozen(&mut self) {
         if self.frozen_told || !self.is_frozen() {

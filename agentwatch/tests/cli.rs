@@ -136,13 +136,13 @@ fn history(dir: &Path) -> String {
             ..row(0, "exec")
         },
         Row {
-            path: Some("/work/a\\x1b[31m".to_owned()),
+            path: Some("/project/a\\x1b[31m".to_owned()),
             detail: Some(json!({"created": true, "write": true}).into()),
             result: Some(3),
             ..row(12, "open")
         },
         Row {
-            path: Some("/work/a\\x1b[31m".to_owned()),
+            path: Some("/project/a\\x1b[31m".to_owned()),
             result: Some(-2),
             ..row(13, "unlink")
         },

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use agentwatch::{
     finding::Action,
-    policy::{MAX_BYTES, Mode, Policy, Prefilter},
+    policy::{Mode, Policy, Prefilter, file::MAX_BYTES},
 };
 
 fn folder(name: &str) -> PathBuf {

@@ -157,19 +157,33 @@ pub fn root(task: u64) -> Option<Path> {
     Path::at(member(fs, offset!(fs_root))?)
 }
 
+/// Where the `struct file`s of a task's descriptors are, and how many there can be.
+#[inline(always)]
+fn files(task: u64) -> Option<(u64, u32)> {
+    let files: u64 = read(task, offset!(task_files))?;
+    let table: u64 = read(files, offset!(files_fdt))?;
+    let max: u32 = read(table, offset!(fdtable_max_fds))?;
+    Some((read(table, offset!(fdtable_fd))?, max))
+}
+
+/// The `struct file`s behind descriptors 0, 1 and 2; 0 for one that is closed.
+#[inline(always)]
+pub fn streams(task: u64) -> Option<[u64; 3]> {
+    // No table has fewer than NR_OPEN_DEFAULT (64) descriptors.
+    let (array, _) = files(task)?;
+    read(array, 0)
+}
+
 /// The `struct file` behind a descriptor.
 #[inline(always)]
 pub fn file(task: u64, fd: i32) -> Option<u64> {
     if fd < 0 {
         return None;
     }
-    let files: u64 = read(task, offset!(task_files))?;
-    let table: u64 = read(files, offset!(files_fdt))?;
-    let max: u32 = read(table, offset!(fdtable_max_fds))?;
+    let (array, max) = files(task)?;
     if fd as u32 >= max {
         return None;
     }
-    let array: u64 = read(table, offset!(fdtable_fd))?;
     let file: u64 = read(array + fd as u64 * 8, 0)?;
     (file != 0).then_some(file)
 }

@@ -1,12 +1,12 @@
 //! Programs that are started.
 
 use agentwatch_common::{
-    exec::{ARGV_MAX, Exec},
+    exec::{ARGV_MAX, Exec, Stream},
     header::flag,
     kind,
 };
 use aya_ebpf::{
-    helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
+    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user},
     programs::RawTracePointContext,
 };
 
@@ -15,8 +15,9 @@ use crate::{
     kernel::{
         offset,
         path::{self, Path},
-        read, task,
+        read, sock, task,
     },
+    probes::file::S_IFMT,
     tag,
 };
 
@@ -47,6 +48,7 @@ pub fn exec(ctx: &RawTracePointContext) {
     exec.mode = u32::from(read::<u16>(inode, offset!(inode_mode)).unwrap_or(0));
     exec.credentials = task::credentials(current);
     exec.argc = read(bprm, offset!(binprm_argc)).unwrap_or(0);
+    exec.streams_len = streams(&out, current);
     match Path::of_file(file) {
         Some(path) => exec.path_len = path.write(&out, flag::PATH_CUT).len,
         None => out.flag(flag::FAULT),
@@ -66,6 +68,48 @@ pub fn exec(ctx: &RawTracePointContext) {
         exec.env_len = strings(&out, start, end.saturating_sub(start), 0);
     }
     out.send(Way::PrioSoon);
+}
+
+/// `S_IFSOCK` of include/uapi/linux/stat.h.
+const S_IFSOCK: u32 = 0o140_000;
+
+/// Bytes of the standard streams.
+const STREAMS: usize = 3 * size_of::<Stream>();
+
+/// Appends what descriptors 0, 1 and 2 are. First of all, so that there is room.
+#[inline(always)]
+fn streams(out: &Builder<Exec>, task: u64) -> u16 {
+    let (Some(files), Some(at)) = (task::streams(task), out.room()) else {
+        out.flag(flag::FAULT);
+        return 0;
+    };
+    let streams = files.map(stream);
+    // SAFETY: `room` gives more bytes than STREAMS, and that many are read, from the program's own stack.
+    let failed =
+        unsafe { bpf_probe_read_kernel(at.cast(), STREAMS as u32, streams.as_ptr().cast()) } != 0;
+    if failed {
+        out.flag(flag::FAULT);
+        return 0;
+    }
+    out.advance(STREAMS);
+    STREAMS as u16
+}
+
+/// What a `struct file` is; 0 is none.
+#[inline(always)]
+fn stream(file: u64) -> Stream {
+    let mut stream = Stream::CLOSED;
+    let inode: u64 = read(file, offset!(file_inode)).unwrap_or(0);
+    stream.mode = read(inode, offset!(inode_mode)).unwrap_or(0);
+    stream.ino = read(inode, offset!(inode_ino)).unwrap_or(0);
+    stream.rdev = read(inode, offset!(inode_rdev)).unwrap_or(0);
+    if u32::from(stream.mode) & S_IFMT == S_IFSOCK
+        && let Some(sk) = sock::behind(file)
+    {
+        stream.family = read(sk, offset!(skc_family)).unwrap_or(0);
+        stream.cookie = read(sk, offset!(skc_cookie)).unwrap_or(0);
+    }
+    stream
 }
 
 /// Appends a string of the kernel's, without its NUL.

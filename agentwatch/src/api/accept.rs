@@ -1,5 +1,5 @@
 //! Takes connections and answers them. However many a client opens, however slowly it sends or reads, it
-//! holds up no other for long, and root always gets in.
+//! holds up no other for long, and root gets in, unless it is an agent.
 
 use std::{
     io,
@@ -36,9 +36,11 @@ use super::model::ApiError;
 /// What a client may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at once, of all.
+    /// Connections at once, of all. Each `agentwatch run` has one from its start to its end.
     pub connections: usize,
-    /// Further ones that only root has.
+    /// How many of them agents' processes may have.
+    pub agents: usize,
+    /// Further ones that only root has, and no agent.
     pub reserved: usize,
     /// How long a request's head may take, and the silence between two requests.
     pub head: Duration,
@@ -51,8 +53,9 @@ pub struct Limits {
 impl Limits {
     /// The usual.
     pub const DEFAULT: Self = Self {
-        connections: 48,
-        reserved: 16,
+        connections: 256,
+        agents: 8,
+        reserved: 64,
         head: Duration::from_secs(10),
         answer: Duration::from_secs(30),
         stalled: Duration::from_secs(120),
@@ -62,9 +65,21 @@ impl Limits {
 /// The largest head of a request, bytes; of the body, see `routes.rs`.
 const HEAD: usize = 32 * 1024;
 
+/// Who wants to be let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// An agent's process, whoever its user is.
+    Agent,
+    /// Root, and no agent.
+    Root,
+    /// Anybody else.
+    Other,
+}
+
 /// Room for connections.
 pub struct Rooms {
     all: Arc<Semaphore>,
+    agents: Arc<Semaphore>,
     reserved: Arc<Semaphore>,
     limits: Limits,
 }
@@ -72,6 +87,7 @@ pub struct Rooms {
 /// A place for a connection.
 pub struct Place {
     _permit: OwnedSemaphorePermit,
+    _as_agent: Option<OwnedSemaphorePermit>,
     limits: Limits,
 }
 
@@ -80,19 +96,26 @@ impl Rooms {
     pub fn new(limits: Limits) -> Self {
         Self {
             all: Arc::new(Semaphore::new(limits.connections)),
+            agents: Arc::new(Semaphore::new(limits.agents)),
             reserved: Arc::new(Semaphore::new(limits.reserved)),
             limits,
         }
     }
 
     /// A place, if there is one.
-    pub fn place(&self, is_root: bool) -> Option<Place> {
-        let permit = Arc::clone(&self.all).try_acquire_owned().ok().or_else(|| {
-            let reserved = Arc::clone(&self.reserved);
-            is_root.then(|| reserved.try_acquire_owned().ok()).flatten()
+    pub fn place(&self, who: Who) -> Option<Place> {
+        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+        let as_agent = match who {
+            Who::Agent => Some(take(&self.agents)?),
+            Who::Root | Who::Other => None,
+        };
+        let permit = take(&self.all).or_else(|| {
+            let reserved = (who == Who::Root).then_some(&self.reserved)?;
+            take(reserved)
         });
         permit.map(|permit| Place {
             _permit: permit,
+            _as_agent: as_agent,
             limits: self.limits,
         })
     }
@@ -226,7 +249,8 @@ mod tests {
     use super::*;
 
     const SHORT: Limits = Limits {
-        connections: 2,
+        connections: 3,
+        agents: 1,
         reserved: 1,
         head: Duration::from_millis(200),
         answer: Duration::from_millis(400),
@@ -247,7 +271,7 @@ mod tests {
             .unwrap();
         runtime.block_on(async {
             let (mut client, server) = UnixStream::pair().unwrap();
-            let place = Rooms::new(SHORT).place(false).unwrap();
+            let place = Rooms::new(SHORT).place(Who::Other).unwrap();
             let task = tokio::spawn(answer(server, router(), place, |_| {}));
             // What is too much is not read, and breaks off.
             let _ = client.write_all(sent).await;
@@ -300,7 +324,7 @@ mod tests {
         runtime.block_on(async {
             let (mut client, server) = UnixStream::pair().unwrap();
             let rooms = Rooms::new(SHORT);
-            let place = rooms.place(false).unwrap();
+            let place = rooms.place(Who::Other).unwrap();
             client
                 .write_all(b"GET /long HTTP/1.1\r\nhost: x\r\n\r\n")
                 .await
@@ -313,12 +337,22 @@ mod tests {
     #[test]
     fn there_is_room_for_root() {
         let rooms = Rooms::new(SHORT);
-        let taken: Vec<_> = (0..2).map(|_| rooms.place(false).unwrap()).collect();
-        assert!(rooms.place(false).is_none());
-        let root = rooms.place(true).unwrap();
-        assert!(rooms.place(true).is_none());
-        drop((taken, root));
-        assert!(rooms.place(false).is_some());
+        let agent = rooms.place(Who::Agent).unwrap();
+        assert!(rooms.place(Who::Agent).is_none());
+        let others = [
+            rooms.place(Who::Other).unwrap(),
+            rooms.place(Who::Other).unwrap(),
+        ];
+        assert!(rooms.place(Who::Other).is_none());
+        let root = rooms.place(Who::Root).unwrap();
+        assert!(rooms.place(Who::Root).is_none());
+        drop(agent);
+        assert!(rooms.place(Who::Agent).is_some());
+        drop((others, root));
+    }
+
+    #[test]
+    fn the_refusal_is_whole() {
         let text = std::str::from_utf8(NO_PLACE).unwrap();
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(

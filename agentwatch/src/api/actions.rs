@@ -116,11 +116,7 @@ async fn see(shared: &Shared, number: u32, verb: Verb, cgroup: AgentCgroup) -> R
         (Verb::Thaw, false) => bail!("ordered, and it stands still: a cgroup above it is frozen"),
         (Verb::Quarantine, _) => "its network is cut, but for what its policy keeps".to_owned(),
         (Verb::Release, _) => "its network is as its policy has it".to_owned(),
-        (Verb::Kill, false) => bail!(
-            "ordered, and its cgroup is not empty after {} s: a process cannot be ended now",
-            EMPTY_WITHIN.as_secs()
-        ),
-        (Verb::Kill, true) => {
+        (Verb::Kill, empty) => {
             let (reply, answer) = oneshot::channel();
             let order = Order::KillOutside { number, reply };
             // The agent may be gone by now, which is what was wanted.
@@ -129,6 +125,10 @@ async fn see(shared: &Shared, number: u32, verb: Verb, cgroup: AgentCgroup) -> R
                 Err(_) => 0,
             };
             match outside {
+                _ if !empty => bail!(
+                    "ordered, and its cgroup is not empty after {} s: a process cannot be ended now",
+                    EMPTY_WITHIN.as_secs()
+                ),
                 0 => "its processes have ended".to_owned(),
                 n => format!("its processes have ended, {n} of them outside its cgroup"),
             }

@@ -17,7 +17,10 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::model::{Action, ActionRequest, Agent, ApiError, StreamItem};
+use super::{
+    model::{Action, ActionRequest, Agent, ApiError, StreamItem},
+    sse,
+};
 use crate::config::{DEFAULT_SOCKET, ENVIRONMENT};
 
 /// The largest answer that is taken.
@@ -120,16 +123,14 @@ impl Client {
                 return read(status, &body.to_bytes());
             }
             opened();
-            let mut rest: Vec<u8> = Vec::new();
+            let mut come = sse::Buffer::default();
             while let Some(frame) = body.frame().await {
                 let Ok(data) = frame.context("the stream breaks off")?.into_data() else {
                     continue;
                 };
-                rest.extend_from_slice(&data);
-                anyhow::ensure!(rest.len() <= ANSWER, "an item of the stream does not end");
-                while let Some(end) = rest.windows(2).position(|two| two == b"\n\n") {
-                    let block: Vec<u8> = rest.drain(..end + 2).collect();
-                    if let Some(item) = item(&block)
+                come.push(&data)?;
+                while let Some(next) = come.take() {
+                    if let Some(item) = item(&next)
                         && !take(item)
                     {
                         return Ok(());
@@ -269,12 +270,10 @@ pub fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T> {
     }
 }
 
-/// One server-sent event; `None` for a comment, or what this version does not know.
-fn item(block: &[u8]) -> Option<StreamItem> {
-    let text = str::from_utf8(block).ok()?;
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
-    let data: serde_json::Value = serde_json::from_str(field("data: ")?).ok()?;
-    let tagged = serde_json::json!({"type": field("event: ")?, "data": data});
+/// What an item says; `None` for a sign of life, or what this version does not know.
+fn item(item: &sse::Item) -> Option<StreamItem> {
+    let data: serde_json::Value = serde_json::from_str(&item.data).ok()?;
+    let tagged = serde_json::json!({"type": item.event, "data": data});
     serde_json::from_value(tagged).ok()
 }
 
@@ -299,11 +298,16 @@ mod tests {
 
     #[test]
     fn items_of_a_stream() {
-        let read = |text: &str| item(text.as_bytes());
-        assert_eq!(read(":\n\n"), None);
-        assert_eq!(read("event: news\ndata: {}\n\n"), None);
+        let read = |event: &str, data: &str| {
+            item(&sse::Item {
+                event: event.to_owned(),
+                data: data.to_owned(),
+            })
+        };
+        assert_eq!(read("", ""), None);
+        assert_eq!(read("news", "{}"), None);
         assert_eq!(
-            read("event: missed\ndata: {\"missed\":3}\n\n"),
+            read("missed", "{\"missed\":3}"),
             Some(StreamItem::Missed(Missed { missed: 3 }))
         );
     }

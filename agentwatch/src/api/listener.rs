@@ -15,16 +15,22 @@ use anyhow::{Context as _, Result, bail};
 use axum::Router;
 
 use super::{
-    accept::{Limits, NO_PLACE, Rooms, answer},
+    accept::{Limits, NO_PLACE, Rooms, Who, answer},
     model::AskedBy,
 };
-use crate::config::Config;
+use crate::{
+    config::Config,
+    event::ProcessKey,
+    probe::{gauge::Gauge, seed},
+};
 
 /// The socket, bound, and the address for Prometheus where there is one.
 pub struct Listener {
     api: UnixListener,
     metrics: Option<TcpListener>,
     path: PathBuf,
+    /// Device and inode number of the socket's name.
+    place: (u64, u64),
     left: Option<SystemTime>,
 }
 
@@ -33,8 +39,12 @@ pub struct Listener {
 pub struct Peer {
     /// For the record.
     pub asked_by: AskedBy,
-    /// Whether it may act: root, and the user that the daemon runs as.
-    pub may_act: bool,
+    /// Whether it is root, or the user that the daemon runs as.
+    is_root: bool,
+    /// The process that connected, where the daemon could see it then.
+    process: Option<ProcessKey>,
+    /// That was an agent's.
+    is_agent: bool,
 }
 
 /// Binds the socket that the configuration names.
@@ -80,9 +90,11 @@ pub fn listen(config: &Config) -> Result<Listener> {
     let bound = UnixListener::bind(&path);
     rustix::process::umask(before);
     let api = bound.with_context(|| format!("cannot listen at {shown}"))?;
+    let there = fs::symlink_metadata(&path).with_context(|| format!("cannot see {shown}"))?;
     let listener = Listener {
         api,
         metrics,
+        place: (there.dev(), there.ino()),
         path,
         left,
     };
@@ -121,7 +133,7 @@ impl Listener {
 
     /// Answers, for ever: all of it at the socket, and what is for Prometheus at the address that the
     /// configuration names.
-    pub async fn serve(self, router: Router, metrics: Router) {
+    pub async fn serve(self, router: Router, metrics: Router, gauge: &Gauge) {
         let Ok(copy) = self.api.try_clone() else {
             return;
         };
@@ -153,11 +165,11 @@ impl Listener {
             let Ok(cred) = stream.peer_cred() else {
                 continue;
             };
-            let Some(place) = rooms.place(cred.uid() == 0) else {
+            let peer = Peer::new(cred.uid(), cred.pid(), gauge);
+            let Some(place) = rooms.place(peer.who()) else {
                 let _ = stream.try_write(NO_PLACE);
                 continue;
             };
-            let peer = Peer::new(cred.uid(), cred.pid());
             let router = router.clone();
             tokio::spawn(answer(stream, router, place, move |request| {
                 request.extensions_mut().insert(peer.clone());
@@ -170,7 +182,7 @@ async fn serve_metrics(listener: tokio::net::TcpListener, router: Router) {
     let rooms = Rooms::new(Limits::DEFAULT);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => match rooms.place(false) {
+            Ok((stream, _)) => match rooms.place(Who::Other) {
                 Some(place) => drop(tokio::spawn(answer(stream, router.clone(), place, |_| {}))),
                 None => drop(stream.try_write(NO_PLACE)),
             },
@@ -188,16 +200,15 @@ async fn refused(who: &str, error: &std::io::Error) {
 impl Drop for Listener {
     fn drop(&mut self) {
         // Not one that another daemon has made there since.
-        let own = rustix::fs::fstat(&self.api).ok();
         let there = fs::symlink_metadata(&self.path).ok();
-        if own.is_some() && there.is_some_and(|there| there.file_type().is_socket()) {
+        if there.is_some_and(|there| (there.dev(), there.ino()) == self.place) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
 impl Peer {
-    fn new(uid: u32, pid: Option<i32>) -> Self {
+    fn new(uid: u32, pid: Option<i32>, gauge: &Gauge) -> Self {
         let own = fs::metadata("/proc/self").map_or(0, |process| process.uid());
         let pid = pid.and_then(|pid| u32::try_from(pid).ok());
         let exe = pid
@@ -210,8 +221,38 @@ impl Peer {
                 pid,
                 exe,
             },
-            may_act: uid == 0 || uid == own,
+            is_root: uid == 0 || uid == own,
+            process: pid.and_then(|pid| {
+                let start_ns = seed::stat(pid)?.start_ns;
+                Some(ProcessKey { pid, start_ns })
+            }),
+            is_agent: pid.is_some_and(|pid| gauge.agent_of(pid).is_some()),
         }
+    }
+
+    fn who(&self) -> Who {
+        match self {
+            Self { is_agent: true, .. } => Who::Agent,
+            Self { is_root: true, .. } => Who::Root,
+            _ => Who::Other,
+        }
+    }
+
+    /// Why it may not act. An agent would let itself go, and could leave its connection to another process,
+    /// so who has connected must still be there.
+    pub fn must_not_act(&self, gauge: &Gauge) -> Option<&'static str> {
+        if !self.is_root {
+            return Some("you may read and not act: that takes root");
+        }
+        let Some(process) = self.process.filter(|process| seed::started_at(*process)) else {
+            return Some(
+                "the process that connected is gone, or in a pid namespace that the daemon does not see",
+            );
+        };
+        if self.is_agent || gauge.agent_of(process.pid).is_some() {
+            return Some("you are an agent's process: agents may read and not act");
+        }
+        None
     }
 }
 

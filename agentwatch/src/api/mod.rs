@@ -12,6 +12,7 @@ pub mod model;
 mod past;
 mod routes;
 mod runs;
+pub mod sse;
 mod stream;
 
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
@@ -39,6 +40,8 @@ use stream::Hub;
 const EVERY: Duration = Duration::from_secs(1);
 /// Threads for what waits for a disk or for the kernel.
 const BLOCKING: usize = 4;
+/// How many of them only actions have.
+const FOR_ACTIONS: usize = 2;
 
 /// What is added to the niceness of its threads.
 const NICE: i32 = 5;
@@ -75,7 +78,8 @@ pub(crate) struct State {
     hub: Hub,
     meter: Meter,
     names: flows::Names,
-    /// Room for questions to the history: one that is given up by who asked runs to its end.
+    /// Room for questions to the history and to the kernel: one that is given up by who asked runs to its
+    /// end. The other threads are for actions.
     past: Arc<Semaphore>,
 }
 
@@ -139,10 +143,10 @@ async fn serve(
         hub,
         meter: Meter::default(),
         names: flows::Names::default(),
-        past: Arc::new(Semaphore::new(BLOCKING)),
+        past: Arc::new(Semaphore::new(BLOCKING - FOR_ACTIONS)),
     });
     let router = routes::router(Arc::clone(&state));
-    let served = listener.serve(router, routes::for_prometheus(Arc::clone(&state)));
+    let served = listener.serve(router, routes::for_prometheus(Arc::clone(&state)), &gauge);
     let figured = async {
         let mut figures = Arc::new(Figures::default());
         loop {

@@ -66,6 +66,7 @@ pub fn events_filter(query: &EventQuery) -> Result<(Filter, Option<Cursor>, usiz
     let filter = Filter {
         since: query.since.as_deref().map(time).transpose()?,
         agent: query.agent.clone(),
+        pid: query.pid,
         kinds,
         ..Filter::default()
     };

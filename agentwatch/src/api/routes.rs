@@ -197,20 +197,12 @@ impl State {
             .collect()
     }
 
-    /// Refuses who may not act: who is not root, and an agent, which would let itself go.
+    /// Refuses who may not act: who is not root, and an agent.
     pub(super) fn may_act(&self, peer: &Peer) -> Result<(), Refusal> {
-        let why = if !peer.may_act {
-            "you may read and not act: that takes root"
-        } else if peer
-            .asked_by
-            .pid
-            .is_some_and(|pid| self.gauge.agent_of(pid).is_some())
-        {
-            "you are an agent's process: agents may read and not act"
-        } else {
-            return Ok(());
-        };
-        Err(Refusal(StatusCode::FORBIDDEN, why.to_owned()))
+        match peer.must_not_act(&self.gauge) {
+            Some(why) => Err(Refusal(StatusCode::FORBIDDEN, why.to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// An agent, by its number or name: a name is made of a cgroup's, so it may be any number too, and must
@@ -274,6 +266,8 @@ async fn agent(Get(state): Shared, Named(name): Named) -> Answer<Agent> {
         (status = 404, body = ApiError, description = "No such agent"), Any))]
 async fn processes(Get(state): Shared, Named(name): Named) -> Answer<Vec<Process>> {
     let view = state.find(&name)?;
+    let place = Arc::clone(&state.past).acquire_owned().await;
+    let place = place.map_err(failed)?;
     let tasks: Vec<_> = state
         .gauge
         .tasks()
@@ -286,6 +280,7 @@ async fn processes(Get(state): Shared, Named(name): Named) -> Answer<Vec<Process
             .map(|(pid, task)| process(pid, task.start_ns, task.ppid))
             .collect();
         list.sort_by_key(|process| (process.start_ns, process.pid));
+        drop(place);
         list
     };
     tokio::task::spawn_blocking(list)
@@ -400,7 +395,7 @@ async fn event_stream(
     let stream = state.hub.read(wanted).ok_or_else(|| {
         Refusal(
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("{} read the stream already", super::stream::READERS),
+            "too many read the stream already".to_owned(),
         )
     })?;
     let head = [

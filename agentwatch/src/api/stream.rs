@@ -20,8 +20,10 @@ use crate::host::watch::{Item, Readers, StreamEnd};
 
 /// Items that wait for a reader.
 const QUEUE: usize = 256;
-/// Readers at once.
-pub const READERS: usize = 32;
+/// Readers of events at once.
+const READERS: usize = 32;
+/// Those of findings only besides: each `agentwatch run` that the daemon watches is one.
+const READERS_OF_FINDINGS: usize = 256;
 /// How often a stream says that it is there.
 const ALIVE: Duration = Duration::from_secs(15);
 
@@ -46,6 +48,9 @@ struct Reader {
 pub struct Hub {
     readers: Arc<Mutex<Vec<Reader>>>,
     count: Arc<Readers>,
+    /// What the host could not send to the hub.
+    unsent: Arc<AtomicU64>,
+    /// What the hub could not hand on to a reader.
     missed: Arc<AtomicU64>,
     waiting: Arc<AtomicUsize>,
     most: usize,
@@ -57,19 +62,20 @@ impl Hub {
         let StreamEnd {
             mut from,
             readers: count,
-            missed,
+            missed: unsent,
         } = end;
         let hub = Self {
             readers: Arc::new(Mutex::new(Vec::new())),
             count,
-            missed,
+            unsent,
+            missed: Arc::default(),
             waiting: Arc::default(),
             most: from.max_capacity(),
         };
         let own = hub.clone();
         tokio::spawn(async move {
-            // Of what the host could not send, none of the readers was told.
-            let mut known = 0;
+            // How much of what the host could not send the readers were told.
+            let mut told = 0;
             // However much comes for others.
             let mut alive = tokio::time::interval(ALIVE);
             alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -78,14 +84,16 @@ impl Hub {
                     item = from.recv() => {
                         let Some(item) = item else { break };
                         own.waiting.store(from.len(), Ordering::Relaxed);
-                        own.hand(&item, own.missed.load(Ordering::Relaxed) - known);
+                        let unsent = own.unsent.load(Ordering::Relaxed);
+                        own.hand(&item, unsent - told);
+                        told = unsent;
                     }
                     _ = alive.tick() => {
-                        let all = own.missed.load(Ordering::Relaxed);
-                        own.hand_all(&Bytes::from_static(b":\n\n"), all - known);
+                        let unsent = own.unsent.load(Ordering::Relaxed);
+                        own.hand_all(&Bytes::from_static(b":\n\n"), unsent - told);
+                        told = unsent;
                     }
                 }
-                known = own.missed.load(Ordering::Relaxed);
             }
         });
         hub
@@ -96,7 +104,12 @@ impl Hub {
         let (to, from) = mpsc::channel(QUEUE);
         let mut readers = self.lock();
         readers.retain(|reader| !reader.to.is_closed());
-        if readers.len() >= READERS {
+        let alike = |reader: &&Reader| reader.wanted.kinds.is_some() == wanted.kinds.is_some();
+        let most = match wanted.kinds {
+            Some(_) => READERS,
+            None => READERS_OF_FINDINGS,
+        };
+        if readers.iter().filter(alike).count() >= most {
             return None;
         }
         // At once, so that the client sees that it is there.
@@ -123,7 +136,7 @@ impl Hub {
 
     /// Items that readers have missed, all together.
     pub fn missed(&self) -> u64 {
-        self.missed.load(Ordering::Relaxed)
+        self.unsent.load(Ordering::Relaxed) + self.missed.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Reader>> {

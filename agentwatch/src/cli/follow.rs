@@ -3,9 +3,10 @@
 
 use std::{
     collections::HashSet,
+    fmt::Write as _,
     io::{BufRead as _, BufReader, ErrorKind, Write as _},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -15,8 +16,10 @@ use serde::Deserialize;
 
 use super::history;
 use crate::{
-    api::client::Client,
-    config::{DEFAULT_SOCKET, ENVIRONMENT},
+    api::{
+        client::{self, Client, percent},
+        sse,
+    },
     store::{
         page::Cursor,
         query::{Filter, History},
@@ -46,11 +49,7 @@ pub struct Wanted<'a> {
 ///
 /// When the one that is named does not listen, or this user may not use it.
 pub fn daemon(named: Option<&Path>) -> Result<Option<UnixStream>> {
-    let said = || std::env::var_os(ENVIRONMENT[1]).filter(|value| !value.is_empty());
-    let path = named
-        .map(Path::to_owned)
-        .or_else(|| said().map(PathBuf::from))
-        .unwrap_or_else(|| DEFAULT_SOCKET.into());
+    let path = client::socket(named);
     match UnixStream::connect(&path) {
         Ok(stream) => Ok(Some(stream)),
         Err(error) => {
@@ -75,38 +74,38 @@ pub fn stream(
         connection,
         "GET {path} HTTP/1.0\r\nhost: agentwatch\r\n\r\n"
     )?;
-    let mut lines = BufReader::new(connection);
-    let mut line = String::new();
-    lines.read_line(&mut line)?;
-    if line.split(' ').nth(1) != Some("200") {
-        let body = lines.lines().map_while(Result::ok).last();
-        bail!("the daemon refuses: {}", body.unwrap_or(line));
+    let mut answer = BufReader::new(connection);
+    let mut status = String::new();
+    answer.read_line(&mut status)?;
+    if status.split(' ').nth(1) != Some("200") {
+        let body = answer.lines().map_while(Result::ok).last();
+        bail!("the daemon refuses: {}", body.unwrap_or(status));
+    }
+    let mut header = String::new();
+    while answer.read_line(&mut header)? > 2 {
+        header.clear();
     }
     let shown = before(wanted, &mut show)?;
-    let mut kind = String::new();
+    let mut come = sse::Buffer::default();
     loop {
-        line.clear();
-        if lines
-            .read_line(&mut line)
-            .context("the stream breaks off")?
-            == 0
-        {
+        let data = answer.fill_buf().context("the stream breaks off")?;
+        if data.is_empty() {
             bail!("the daemon has stopped");
         }
-        let text = line.trim_end();
-        if let Some(name) = text.strip_prefix("event: ") {
-            name.clone_into(&mut kind);
-        } else if let Some(data) = text.strip_prefix("data: ") {
-            match kind.as_str() {
+        let len = data.len();
+        come.push(data)?;
+        answer.consume(len);
+        while let Some(item) = come.take() {
+            match item.event.as_str() {
                 "event" => {
-                    let row: Row =
-                        serde_json::from_str(data).context("the daemon is of another version")?;
+                    let row: Row = serde_json::from_str(&item.data)
+                        .context("the daemon is of another version")?;
                     let wants = wanted.filter.pid.is_none_or(|pid| pid == row.pid);
                     if wants && !shown.contains(&key(&row)) {
                         show(&row)?;
                     }
                 }
-                "missed" => eprintln!("agentwatch: this was too slow: {data}"),
+                "missed" => eprintln!("agentwatch: this was too slow: {}", item.data),
                 _ => {}
             }
         }
@@ -139,7 +138,10 @@ fn before(wanted: &Wanted<'_>, show: &mut impl FnMut(&Row) -> Result<()>) -> Res
     thread::sleep(2 * writer::EVERY);
     let began = now_ns() - 10_000_000_000;
     let client = Client::new(wanted.socket)?;
-    let query = query(&wanted.filter);
+    let mut query = query(&wanted.filter);
+    if let Some(pid) = wanted.filter.pid {
+        let _ = write!(query, "&pid={pid}");
+    }
     let ask = if let Some(since) = wanted.since {
         format!("/v1/events?{query}&since={}&limit={PAGE}", percent(since))
     } else {
@@ -150,8 +152,7 @@ fn before(wanted: &Wanted<'_>, show: &mut impl FnMut(&Row) -> Result<()>) -> Res
     let mut last = Vec::new();
     loop {
         let page: Page = client.get(&format!("{ask}{after}"))?;
-        let own = page.events.into_iter();
-        last.extend(own.filter(|row| wanted.filter.pid.is_none_or(|pid| pid == row.pid)));
+        last.extend(page.events);
         let end = !page.more || wanted.since.is_none();
         if limit.is_none() || end {
             let skip = limit.map_or(0, |limit| last.len().saturating_sub(limit));
@@ -223,19 +224,6 @@ fn query(filter: &Filter) -> String {
         parts.push(format!("kind={}", filter.kinds.join(",")));
     }
     parts.join("&")
-}
-
-/// Text as a part of a query.
-fn percent(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
-    let parts = text.bytes().map(|byte| {
-        if plain(byte) {
-            char::from(byte).to_string()
-        } else {
-            format!("%{byte:02X}")
-        }
-    });
-    parts.collect()
 }
 
 #[cfg(test)]

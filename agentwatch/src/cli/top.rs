@@ -175,7 +175,7 @@ fn picture(mut state: State, plan: &player::Plan, size: &str, theme: &Theme) -> 
     }
     let enter = Event::Key(KeyEvent::from(KeyCode::Enter));
     if let Some(Order::Watch(watched)) = top::input::take(&mut state, &enter) {
-        for update in player.watch(watched.map(|(id, _)| id)) {
+        for update in player.watch(watched) {
             state.take(update);
         }
     }

@@ -43,18 +43,30 @@ pub fn what(row: &Row) -> String {
                 "  (observed only)"
             }
         ),
+        "usage" => usage(row),
         "signal" => format!(
             "{} to {}",
             row.number("signal").unwrap_or(0),
             row.number("target_pid").unwrap_or(0)
         ),
         "connect" | "accept" | "listen" | "socket_received" | "socket_inherited" | "flow_open"
-        | "flow_data" | "flow_close" | "tls" | "dns" | "http" | "ssh" | "stratum" => {
-            flow(row, &failed)
-        }
+        | "flow_data" | "flow_close" | "flow_alive" | "tls" | "dns" | "http" | "ssh"
+        | "stratum" => flow(row, &failed),
         _ if row.path.is_some() => file(row, path, &failed),
         _ => format!("{}{failed}", facts(row)),
     }
+}
+
+/// How much of the CPUs a process used lately.
+fn usage(row: &Row) -> String {
+    let number = |name| row.number(name).unwrap_or(0);
+    let recent_ns = number("recent_ns").max(1);
+    format!(
+        "{} % of a CPU for {} s, {} s of CPU time in all",
+        number("recent_cpu_ns") * 100 / recent_ns,
+        recent_ns / 1_000_000_000,
+        number("cpu_ns") / 1_000_000_000,
+    )
 }
 
 /// What was done to a file.
@@ -118,6 +130,12 @@ fn flow(row: &Row, failed: &str) -> String {
             row.told("way").unwrap_or("?"),
             row.number("len").unwrap_or(0),
             row.told("head").unwrap_or_default()
+        ),
+        "flow_alive" => format!(
+            "{protocol} {} {remote}  {} out, {} in so far",
+            arrow(row),
+            row.bytes_out.unwrap_or(0),
+            row.bytes_in.unwrap_or(0),
         ),
         "flow_close" => format!(
             "{protocol} {} {remote}  {} out, {} in{}{}",

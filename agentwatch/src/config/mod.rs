@@ -6,8 +6,6 @@ mod template;
 
 use std::{
     collections::HashMap,
-    fs::File,
-    io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
@@ -21,7 +19,7 @@ pub use self::{
     template::NameTemplate,
 };
 use crate::{
-    policy::{Policy, PolicyError},
+    policy::{Policy, PolicyError, file},
     probe::memory,
     store::{
         clickhouse, default_data_dir,
@@ -32,8 +30,6 @@ use crate::{
 /// A configuration with every field, explained.
 pub const EXAMPLE_YAML: &str = include_str!("../../../policies/daemon.yaml");
 
-/// The largest configuration that is read.
-const MAX_BYTES: u64 = 1 << 20;
 /// Where the API's socket is when nothing is said.
 pub const DEFAULT_SOCKET: &str = "/run/agentwatch/agentwatch.sock";
 
@@ -260,12 +256,7 @@ impl Config {
     /// When it cannot be read or is none; the error says where.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
         let name = path.display().to_string();
-        let refuse = |message: String| PolicyError::whole(&name, &message);
-        let mut text = String::new();
-        let file = File::open(path).map_err(|e| refuse(format!("cannot open it: {e}")))?;
-        file.take(MAX_BYTES)
-            .read_to_string(&mut text)
-            .map_err(|e| refuse(format!("cannot read it: {e}")))?;
+        let text = file::read(path, "configuration")?;
         let mut config = Self::parse(&text, &name)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for agents in &mut config.agents {

@@ -100,6 +100,8 @@ impl Daemon {
         }
         cgroup.refuse_protected()?;
         runtimes::refuse(&cgroup)?;
+        // Before anything is changed.
+        let policy = policy(&request)?;
         let number = agent_of_cgroup(id);
         match self.host.agent(number) {
             // The run asks again: it had lost its connection.
@@ -108,7 +110,6 @@ impl Daemon {
             Some(_) => self.end(number)?,
             None => {}
         }
-        let policy = policy(&request)?;
         let name = self.rules.borrow_mut().name_again(id, &request.name);
         let mut outputs = self.outlets.outputs(&name, &request.command);
         outputs.account = Some(Account::new(&name, &request.command));

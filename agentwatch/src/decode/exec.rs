@@ -7,10 +7,25 @@ use super::{
     bytes::{Reader, Wire, reversed_path, text, words},
     call::credentials,
 };
-use crate::event::{ENVIRONMENT, Exec, ExecMeans, Inode};
+use crate::event::{Device, ENVIRONMENT, Exec, ExecMeans, Inode, Stdio};
 
 // SAFETY: a `repr(C)` structure of integers, asserted to have no padding.
 unsafe impl Wire for exec::Exec {}
+// SAFETY: likewise.
+unsafe impl Wire for exec::Stream {}
+
+/// File types of `st_mode`, inode(7).
+const S_IFMT: u32 = 0o170_000;
+const S_IFDIR: u32 = 0o040_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFIFO: u32 = 0o010_000;
+const S_IFCHR: u32 = 0o020_000;
+const S_IFBLK: u32 = 0o060_000;
+const S_IFSOCK: u32 = 0o140_000;
+/// Address families of socket(2).
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
 
 pub fn exec(reader: &mut Reader<'_>, flags: u16) -> Result<Exec, DecodeError> {
     let exec::Exec {
@@ -27,8 +42,10 @@ pub fn exec(reader: &mut Reader<'_>, flags: u16) -> Result<Exec, DecodeError> {
         interp_len,
         argv_len,
         env_len,
+        streams_len,
         pad: _,
     } = reader.take()?;
+    let stdio = stdio(reader.bytes(streams_len)?);
     let path = reversed_path(reader.bytes(path_len)?, flags & flag::PATH_CUT != 0);
     let cwd = reversed_path(reader.bytes(cwd_len)?, flags & flag::BASE_CUT != 0);
     let filename = text(reader.bytes(filename_len)?);
@@ -50,8 +67,48 @@ pub fn exec(reader: &mut Reader<'_>, flags: u16) -> Result<Exec, DecodeError> {
         file: Inode { dev, ino },
         nlink,
         credentials: credentials(&cred),
+        stdio,
         environment,
     })
+}
+
+/// What the standard streams are.
+fn stdio(bytes: &[u8]) -> [Stdio; 3] {
+    let mut reader = Reader::new(bytes);
+    [(); 3].map(|()| reader.take().map_or(Stdio::Unknown, stream))
+}
+
+fn stream(stream: exec::Stream) -> Stdio {
+    let exec::Stream {
+        ino,
+        cookie,
+        rdev,
+        mode,
+        family,
+    } = stream;
+    let device = Device {
+        major: rdev >> 20,
+        minor: rdev & 0xf_ffff,
+    };
+    match u32::from(mode) & S_IFMT {
+        _ if mode == 0 => Stdio::Closed,
+        S_IFREG | S_IFDIR | S_IFBLK => Stdio::File,
+        S_IFIFO => Stdio::Pipe(ino),
+        S_IFSOCK => match family {
+            AF_UNIX => Stdio::Unix(ino),
+            AF_INET | AF_INET6 => Stdio::Inet(cookie),
+            other => Stdio::Socket(other),
+        },
+        // Documentation/admin-guide/devices.txt: null; terminals, consoles, serial lines and the slaves of
+        // pseudoterminals.
+        S_IFCHR => match (device.major, device.minor) {
+            (1, 3) => Stdio::Null,
+            (5, 2) => Stdio::Device(device), // ptmx
+            (4 | 5 | 136..=143 | 204, _) => Stdio::Tty(device),
+            _ => Stdio::Device(device),
+        },
+        _ => Stdio::Other,
+    }
 }
 
 /// How the program came to run. What the kernel knows goes before what the caller wrote: a memfd can

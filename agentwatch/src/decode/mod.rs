@@ -12,7 +12,7 @@ pub mod payload;
 use agentwatch_common::{budget, header::Header, header::flag, kind, loss, process};
 
 use crate::event::{
-    AgentInfo, Carried, Event, Exit, Kind, ProcessKey, Removed, Seed, Stopped, Tally,
+    AgentInfo, Carried, Event, Exit, Kind, ProcessKey, Removed, Seed, Stopped, Tally, Usage,
 };
 use bytes::{Reader, Wire, words};
 
@@ -163,6 +163,23 @@ fn payload(kind: u16, flags: u16, ppid: u32, reader: &mut Reader<'_>) -> Result<
         kind::FLOW_OPEN => Kind::FlowOpen(flow::endpoint(reader)?),
         kind::FLOW_DATA => Kind::FlowData(Box::new(flow::data(reader)?)),
         kind::FLOW_CLOSE => Kind::FlowClose(flow::close(reader)?),
+        kind::FLOW_ALIVE => Kind::FlowAlive(flow::close(reader)?),
+        kind::USAGE => {
+            let process::Usage {
+                cpu_ns,
+                recent_cpu_ns,
+                recent_ns,
+                read_bytes,
+                written_bytes,
+            } = reader.take()?;
+            Kind::Usage(Usage {
+                cpu_ns,
+                recent_cpu_ns,
+                recent_ns,
+                read_bytes,
+                written_bytes,
+            })
+        }
         kind::FILE => Kind::File(Box::new(file::file(reader, flags)?)),
         kind::CALL => Kind::Call(Box::new(call::call(reader, flags)?)),
         kind::SIGNAL => Kind::Signal(call::signal(reader)?),
@@ -309,6 +326,8 @@ unsafe impl Wire for budget::Carried {}
 unsafe impl Wire for process::Fork {}
 // SAFETY: as above.
 unsafe impl Wire for process::Exit {}
+// SAFETY: likewise.
+unsafe impl Wire for process::Usage {}
 // SAFETY: as above.
 unsafe impl Wire for process::CgroupMove {}
 // SAFETY: as above.

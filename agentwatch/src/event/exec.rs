@@ -1,6 +1,6 @@
 //! Programs that are started.
 
-use super::{Credentials, Inode};
+use super::{Credentials, Device, Inode};
 
 /// A program that was started.
 #[derive(Debug, Clone)]
@@ -27,8 +27,65 @@ pub struct Exec {
     pub means: ExecMeans,
     /// Who the process is from now on.
     pub credentials: Credentials,
+    /// What its descriptors 0, 1 and 2 are.
+    pub stdio: [Stdio; 3],
     /// Of the environment, what changes how programs run: see [`ENVIRONMENT`].
     pub environment: Vec<(&'static str, String)>,
+}
+
+/// What a standard stream of a program is when it is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdio {
+    /// It could not be read, or was not recorded.
+    Unknown,
+    /// Nothing.
+    Closed,
+    /// A regular file, a directory or a block device.
+    File,
+    /// A pipe or FIFO, by its inode number: its other end has the same.
+    Pipe(u64),
+    /// An IP socket, by its cookie as flows have it; 0 where it has none yet.
+    Inet(u64),
+    /// A unix socket, by its inode number: its peer has another one.
+    Unix(u64),
+    /// A socket of another family.
+    Socket(u16),
+    /// A terminal.
+    Tty(Device),
+    /// `/dev/null`.
+    Null,
+    /// Another character device.
+    Device(Device),
+    /// Without a type: eventfd, epoll and the like.
+    Other,
+}
+
+impl Stdio {
+    /// As it is shown and stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Closed => "closed",
+            Self::File => "file",
+            Self::Pipe(_) => "pipe",
+            Self::Inet(_) => "inet",
+            Self::Unix(_) => "unix",
+            Self::Socket(_) => "socket",
+            Self::Tty(_) => "tty",
+            Self::Null => "null",
+            Self::Device(_) => "device",
+            Self::Other => "other",
+        }
+    }
+
+    /// What tells it from others of its kind: see the kinds.
+    pub fn id(self) -> Option<u64> {
+        match self {
+            Self::Pipe(ino) | Self::Unix(ino) => Some(ino),
+            Self::Inet(cookie) => Some(cookie),
+            _ => None,
+        }
+    }
 }
 
 /// Names in the environment that change what a program loads and runs, or lead to credentials.

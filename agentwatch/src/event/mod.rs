@@ -17,7 +17,7 @@ use crate::{
 
 pub use call::{Call, CallOp, Credentials, Signal, SocketAddress, namespaces};
 pub use denied::{Denied, DeniedObject, DeniedOp};
-pub use exec::{ENVIRONMENT, Exec, ExecMeans};
+pub use exec::{ENVIRONMENT, Exec, ExecMeans, Stdio};
 pub use file::{Device, File, FileOp, PathSource};
 
 /// A process: its id, and when it started, since ids are used again.
@@ -105,6 +105,8 @@ pub enum Kind {
     Payload(Box<Payload>),
     /// A flow ended.
     FlowClose(FlowClose),
+    /// What went over a flow that goes on: told each ten seconds, where it has become more.
+    FlowAlive(FlowClose),
     /// A call upon a file.
     File(Box<File>),
     /// A process was stopped by the kernel: its agent took away more than its budget.
@@ -123,6 +125,8 @@ pub enum Kind {
     Tally(Box<Tally>),
     /// What it has removed of its deletion budget already: it was watched before.
     Carried(Carried),
+    /// What a process has used that goes on: told each ten seconds, where it kept a quarter of a CPU or more busy.
+    Usage(Usage),
 }
 
 impl Kind {
@@ -142,6 +146,7 @@ impl Kind {
             Self::FlowData(_) => "flow_data",
             Self::Payload(payload) => payload.message.name(),
             Self::FlowClose(_) => "flow_close",
+            Self::FlowAlive(_) => "flow_alive",
             Self::File(file) => file.op.name(),
             Self::Call(call) => call.op.name(),
             Self::Signal(_) => "signal",
@@ -151,6 +156,7 @@ impl Kind {
             Self::Agent(_) => "agent",
             Self::Tally(_) => "tally",
             Self::Carried(_) => "carried",
+            Self::Usage(_) => "usage",
         }
     }
 
@@ -168,6 +174,8 @@ impl Kind {
         "flow_open",
         "flow_data",
         "flow_close",
+        "flow_alive",
+        "usage",
         "tls",
         "dns",
         "http",
@@ -246,6 +254,21 @@ pub struct Exit {
     pub stime_ns: u64,
     /// The most memory that it had at once, pages.
     pub max_rss_pages: u64,
+}
+
+/// What a process that goes on has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// CPU time of all its threads since its start, nanoseconds.
+    pub cpu_ns: u64,
+    /// The same, in the time that this is about.
+    pub recent_cpu_ns: u64,
+    /// The time that this is about, nanoseconds.
+    pub recent_ns: u64,
+    /// Bytes that it has read, from files, sockets and anything else.
+    pub read_bytes: u64,
+    /// Bytes that it has written.
+    pub written_bytes: u64,
 }
 
 /// An address and a port.
@@ -417,7 +440,7 @@ impl Kind {
             | Self::FlowOpen(endpoint) => Some(endpoint),
             Self::FlowData(data) => Some(&data.endpoint),
             Self::Payload(payload) => Some(&payload.endpoint),
-            Self::FlowClose(close) => Some(&close.endpoint),
+            Self::FlowClose(close) | Self::FlowAlive(close) => Some(&close.endpoint),
             _ => None,
         }
     }

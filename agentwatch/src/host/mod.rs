@@ -5,6 +5,7 @@
 //! (`watch.rs`).
 
 mod agent;
+mod going_on;
 mod leaving;
 mod recall;
 mod refusal;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use agentwatch_common::tag::agent_of_cgroup;
 
 pub use agent::{Agent, Counts, Found, Outputs, Standing, row_of};
+use going_on::GoingOn;
 pub use leaving::Ended;
 use waiting::Waiting;
 
@@ -108,6 +110,7 @@ pub struct Host {
     known: Vec<Arc<Policy>>,
     /// When a record came last.
     heard: Instant,
+    going_on: GoingOn,
     /// Every open for reading is sent.
     all_reads: bool,
     batch: Vec<Bytes>,
@@ -160,6 +163,7 @@ impl Host {
             share: None,
             known: Vec::new(),
             heard: Instant::now(),
+            going_on: GoingOn::default(),
             all_reads: options.send_all_reads,
             batch: Vec::new(),
             held: Vec::new(),
@@ -282,9 +286,22 @@ impl Host {
         self.source.repeats(now, false, &mut self.batch);
         let agents: Vec<u32> = self.agents.keys().copied().collect();
         self.source.losses(&agents, now, &mut self.batch);
+        self.tell_what_goes_on(now);
         self.follow();
         self.flow(&held)?;
         self.end_gone()
+    }
+
+    /// Tells now and then of what does not end: see `going_on.rs`.
+    fn tell_what_goes_on(&mut self, now: u64) {
+        if self.going_on.is_due(now) {
+            self.source.flows_alive(now, &mut self.batch);
+            let tasks = self.probe.as_ref().map(Probe::tasks);
+            // Where the map cannot be read now, it can be next time.
+            self.going_on
+                .look_at(tasks.and_then(Result::ok).unwrap_or_default());
+        }
+        self.going_on.turn(now, &mut self.batch);
     }
 
     /// Follows the sockets that agents did not make: what the kernel tells of them comes with the next

@@ -9,12 +9,11 @@ mod destination;
 mod duration;
 mod error;
 mod existing;
+pub mod file;
 mod paths;
 mod pattern;
 
 use std::{
-    fs::File,
-    io::Read as _,
     path::{Path, PathBuf},
     sync::LazyLock,
     time::Duration,
@@ -37,9 +36,6 @@ use crate::finding::{Action, Severity};
 
 /// The policy that holds where no other is given.
 pub const DEFAULT_YAML: &str = include_str!("../../../policies/default.yaml");
-
-/// The largest policy that is read. The default one has a hundredth of it.
-pub const MAX_BYTES: u64 = 1 << 20;
 
 /// How many names the kernel compares the opened files with (`SENSITIVE_NAMES`).
 pub const MAX_NAMES: usize = 1024;
@@ -294,26 +290,7 @@ impl Policy {
     ///
     /// When it cannot be read or is no policy; the error says where.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let name = path.display().to_string();
-        let refuse = |message: String| PolicyError::whole(&name, &message);
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(|e| refuse(format!("cannot open it: {e}")))?;
-        if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(refuse("this is a directory; a policy is a file".into()));
-        }
-        file.take(MAX_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| refuse(format!("cannot read it: {e}")))?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(refuse("larger than 1 MiB; this is no policy".into()));
-        }
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::parse(text, &name),
-            Err(e) => Err(refuse(format!(
-                "not UTF-8 text (at byte {}); this is no policy",
-                e.valid_up_to()
-            ))),
-        }
+        Self::parse(&file::read(path, "policy")?, &path.display().to_string())
     }
 
     /// Reads a policy from text. Errors call it `name`.

@@ -78,36 +78,22 @@ impl Probe {
         }
         let (fd, mode) = (folder.as_fd(), CgroupAttachMode::Single);
         // The links are ours and not the program's: an agent's go when it goes.
+        macro_rules! attach {
+            ($program:expr, $($argument:expr),+) => {{
+                let id = $program.attach($($argument),+)?;
+                Box::new($program.take_link(id)?)
+            }};
+        }
         let link: Box<dyn Any> = match self.program(name)? {
-            Program::CgroupSockAddr(p) => {
-                let id = p.attach(fd, mode)?;
-                Box::new(p.take_link(id)?)
+            Program::CgroupSockAddr(p) => attach!(p, fd, mode),
+            Program::CgroupSock(p) => attach!(p, fd, mode),
+            Program::SockOps(p) => attach!(p, fd, mode),
+            Program::CgroupDevice(p) => attach!(p, fd, mode),
+            Program::CgroupSysctl(p) => attach!(p, fd, mode),
+            Program::CgroupSkb(p) if name == "packet_in" => {
+                attach!(p, fd, CgroupSkbAttachType::Ingress, mode)
             }
-            Program::CgroupSock(p) => {
-                let id = p.attach(fd, mode)?;
-                Box::new(p.take_link(id)?)
-            }
-            Program::SockOps(p) => {
-                let id = p.attach(fd, mode)?;
-                Box::new(p.take_link(id)?)
-            }
-            Program::CgroupDevice(p) => {
-                let id = p.attach(fd, mode)?;
-                Box::new(p.take_link(id)?)
-            }
-            Program::CgroupSysctl(p) => {
-                let id = p.attach(fd, mode)?;
-                Box::new(p.take_link(id)?)
-            }
-            Program::CgroupSkb(p) => {
-                let side = if name == "packet_in" {
-                    CgroupSkbAttachType::Ingress
-                } else {
-                    CgroupSkbAttachType::Egress
-                };
-                let id = p.attach(fd, side, mode)?;
-                Box::new(p.take_link(id)?)
-            }
+            Program::CgroupSkb(p) => attach!(p, fd, CgroupSkbAttachType::Egress, mode),
             _ => return Err(ProgramError::UnexpectedProgramType),
         };
         self.links.add(agent, name, link);
@@ -188,16 +174,25 @@ impl Probe {
     ///
     /// When the map cannot be read.
     pub fn with_processes(&self) -> Result<HashSet<u32>> {
+        Ok(self
+            .tasks()?
+            .into_iter()
+            .map(|(_, task)| task.agent)
+            .collect())
+    }
+
+    /// Every process that is tagged, by its id.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn tasks(&self) -> Result<Vec<(u32, Task)>> {
         let map = self
             .ebpf
             .map("TASKS")
             .ok_or_else(|| anyhow!("no map TASKS"))?;
         let tasks: HashMap<_, u32, Task> = HashMap::try_from(map)?;
-        Ok(tasks
-            .iter()
-            .filter_map(Result::ok)
-            .map(|(_, task)| task.agent)
-            .collect())
+        Ok(tasks.iter().filter_map(Result::ok).collect())
     }
 
     /// Takes the tags of agents away: nothing is sent of them any more.

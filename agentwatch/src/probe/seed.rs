@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use agentwatch_common::{
+    Header,
     budget::place,
     header::COMM_LEN,
     kind,
@@ -40,6 +41,31 @@ pub struct Stat {
     pub cpu_us: u64,
     /// Its last thread is ending.
     pub is_ending: bool,
+}
+
+impl Stat {
+    /// Whether it is of the process that started then.
+    pub fn is_of(&self, start_ns: u64) -> bool {
+        self.start_ns / TICK_NS == start_ns / TICK_NS
+    }
+
+    /// Writes the process's name into a header.
+    pub fn name(&self, head: &mut Header) {
+        let own = self.comm.iter().take(COMM_LEN - 1);
+        for (to, from) in head.comm.iter_mut().zip(own) {
+            *to = *from;
+        }
+    }
+}
+
+/// Bytes that a process has read and written, from and to anything (`rchar` and `wchar` of `proc_pid_io(5)`).
+pub fn transferred(pid: u32) -> Option<(u64, u64)> {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    let field = |name: &str| {
+        let line = io.lines().find_map(|line| line.strip_prefix(name));
+        line?.trim().parse().ok()
+    };
+    Some((field("rchar:")?, field("wchar:")?))
 }
 
 /// What `/proc` says of a process, for who looks on. What it does not say is empty.
@@ -112,7 +138,7 @@ pub fn process_of(thread: u32) -> Option<u32> {
 
 /// Whether the process with this id is the one that started then.
 pub fn started_at(process: ProcessKey) -> bool {
-    stat(process.pid).is_some_and(|stat| stat.start_ns / TICK_NS == process.start_ns / TICK_NS)
+    stat(process.pid).is_some_and(|stat| stat.is_of(process.start_ns))
 }
 
 /// The record of a process, `None` when it is gone.
@@ -130,13 +156,7 @@ pub fn seed(agent: u32, pid: u32, member: bool, time_ns: u64) -> Option<Bytes> {
     let mut head = header(kind::SEED, agent, pid, stat.start_ns, time_ns);
     head.ppid = stat.ppid;
     head.uid = owner(pid);
-    for (to, from) in head
-        .comm
-        .iter_mut()
-        .zip(stat.comm.iter().take(COMM_LEN - 1))
-    {
-        *to = *from;
-    }
+    stat.name(&mut head);
     let payload = Seed {
         member: u32::from(member),
         path_len: path.len() as u16,

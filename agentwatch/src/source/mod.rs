@@ -1,6 +1,7 @@
 //! Ring buffers → records, with loss counted; and what the kernel cannot say itself: UDP flows that
 //! ended, flows that are open at the end, processes that were there before.
 
+mod alive;
 mod thin;
 mod uring;
 
@@ -29,6 +30,7 @@ use tokio::io::{
 };
 
 use crate::{probe::Rings, respond};
+use alive::Alive;
 use thin::Told;
 use uring::Held;
 
@@ -66,6 +68,7 @@ pub struct Source {
     told: Told,
     losses: HashMap<u32, u64>,
     counted_ns: u64,
+    alive: Alive,
 }
 
 impl Source {
@@ -91,6 +94,7 @@ impl Source {
             told: Told::default(),
             losses: HashMap::new(),
             counted_ns: 0,
+            alive: Alive::default(),
         })
     }
 
@@ -117,6 +121,7 @@ impl Source {
             fds: _,
             losses: _,
             counted_ns: _,
+            alive: _,
         } = self;
         let Rings {
             prio,
@@ -372,6 +377,18 @@ fn udp_key(record: &[u8]) -> Option<FlowKey> {
 
 /// Makes the record that says a flow ended, from what the kernel kept of it.
 fn close(arena: &mut BytesMut, key: &FlowKey, state: &FlowState, now_ns: u64, bits: u32) -> Bytes {
+    flow_record(arena, kind::FLOW_CLOSE, key, state, now_ns, bits)
+}
+
+/// Makes a record of what went over a flow.
+fn flow_record(
+    arena: &mut BytesMut,
+    kind: u16,
+    key: &FlowKey,
+    state: &FlowState,
+    now_ns: u64,
+    bits: u32,
+) -> Bytes {
     let established = state.flags & flow::state::ESTABLISHED != 0;
     let payload = flow::FlowClose {
         endpoint: flow::Endpoint {
@@ -400,13 +417,7 @@ fn close(arena: &mut BytesMut, key: &FlowKey, state: &FlowState, now_ns: u64, bi
     let header = Header {
         ppid: state.ppid,
         uid: state.uid,
-        ..header(
-            kind::FLOW_CLOSE,
-            state.agent,
-            state.tgid,
-            state.start_ns,
-            now_ns,
-        )
+        ..header(kind, state.agent, state.tgid, state.start_ns, now_ns)
     };
     record(arena, header, &payload, &[])
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::event::{
     self, Call, CallOp, Denied, DeniedObject, DeniedOp, Endpoint, Event, Exec, ExecMeans, File,
-    FlowClose, Inode, Kind, Protocol, SocketAddress,
+    FlowClose, Inode, Kind, Protocol, SocketAddress, Stdio,
 };
 
 /// Most bytes of a payload that are shown as they are. Of what is longer the message is shown.
@@ -206,7 +206,8 @@ impl Row {
                 detail["way"] = payload.direction.name().into();
                 self.detail = Some(detail.into());
             }
-            Kind::FlowClose(close) => self.flow_close(close),
+            Kind::FlowClose(close) | Kind::FlowAlive(close) => self.flow_close(close),
+            Kind::Usage(usage) => self.detail = Some(json!(usage).into()),
             Kind::File(file) => self.file_call(file),
             Kind::Stopped(stopped) => {
                 self.detail = Some(
@@ -279,6 +280,13 @@ impl Row {
             ExecMeans::Script { script } => detail["script"] = script.clone().into(),
             ExecMeans::Loader { program } => detail["program"] = program.clone().into(),
             _ => {}
+        }
+        if exec.stdio != [Stdio::Unknown; 3] {
+            let told = exec.stdio.map(|stream| match stream.id() {
+                Some(id) => format!("{} {id}", stream.name()),
+                None => stream.name().to_owned(),
+            });
+            detail["stdio"] = told.as_slice().into();
         }
         if exec.credentials.euid != exec.credentials.uid {
             detail["euid"] = exec.credentials.euid.into();

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
     },
     thread,
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use super::{
     state::{Order, Update, detail::Detail},
 };
 use crate::api::{
-    client::{Client, percent},
+    client::Client,
     model::{ActionRequest, Finding, Health, PolicyInForce, StreamItem},
 };
 
@@ -40,21 +40,66 @@ pub fn start(socket: PathBuf, to: SyncSender<Input>, orders: Receiver<Order>) ->
         .name("top-stream".to_owned())
         .spawn(move || stream(&path, &sender))
         .context("cannot start a thread")?;
+    let (watch, watched) = mpsc::channel();
+    let sender = to.clone();
     thread::Builder::new()
         .name("top-poll".to_owned())
         .spawn(move || {
             Poll {
                 client,
-                socket,
-                to,
+                to: sender,
                 watched: None,
                 policy: None,
                 turn: 0,
             }
-            .run(&orders);
+            .run(&watched);
         })
         .context("cannot start a thread")?;
+    thread::Builder::new()
+        .name("top-orders".to_owned())
+        .spawn(move || do_orders(&socket, &to, &orders, &watch))
+        .context("cannot start a thread")?;
     Ok(())
+}
+
+/// Does what is ordered: an action never waits for the daemon's answer to something else.
+fn do_orders(
+    socket: &Path,
+    to: &SyncSender<Input>,
+    orders: &Receiver<Order>,
+    watch: &Sender<Option<u32>>,
+) {
+    for order in orders {
+        let (id, name, verb, reason) = match order {
+            Order::Watch(agent) if watch.send(agent).is_err() => return,
+            Order::Act {
+                id,
+                name,
+                verb,
+                reason,
+            } => (id, name, verb, reason),
+            _ => continue,
+        };
+        // On a thread of its own: a kill may take its seconds.
+        let (socket, answer, told) = (socket.to_owned(), to.clone(), name.clone());
+        let request = ActionRequest {
+            action: verb,
+            reason,
+        };
+        let acting = thread::Builder::new().spawn(move || {
+            let result = Client::new(Some(&socket))
+                .and_then(|client| client.act(&id.to_string(), &request))
+                .map(Box::new)
+                .map_err(|error| format!("{error:#}"));
+            let _ = send(&answer, Update::Acted(verb, told, result));
+        });
+        if let Err(error) = acting {
+            let error = Err(format!("cannot start a thread: {error}"));
+            if send(to, Update::Acted(verb, name, error)).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 fn now_ms() -> i64 {
@@ -70,22 +115,21 @@ fn send(to: &SyncSender<Input>, update: Update) -> Result<(), Ended> {
 
 struct Poll {
     client: Client,
-    socket: PathBuf,
     to: SyncSender<Input>,
-    /// The agent that is looked at, and how to name it.
-    watched: Option<(u32, String)>,
+    /// The agent that is looked at.
+    watched: Option<u32>,
     policy: Option<Arc<PolicyInForce>>,
     turn: u32,
 }
 
 impl Poll {
-    fn run(mut self, orders: &Receiver<Order>) {
+    fn run(mut self, orders: &Receiver<Option<u32>>) {
         let mut next = Instant::now();
         let mut last_files = Vec::new();
         loop {
             let wait = next.saturating_duration_since(Instant::now());
             match orders.recv_timeout(wait) {
-                Ok(Order::Watch(watched)) => {
+                Ok(watched) => {
                     if self.watched != watched {
                         self.policy = None;
                         last_files.clear();
@@ -96,34 +140,6 @@ impl Poll {
                         return;
                     }
                 }
-                Ok(Order::Act {
-                    handle,
-                    name,
-                    verb,
-                    reason,
-                }) => {
-                    // On a thread of its own: a kill may take its seconds.
-                    let (socket, to) = (self.socket.clone(), self.to.clone());
-                    let told = name.clone();
-                    let request = ActionRequest {
-                        action: verb,
-                        reason,
-                    };
-                    let acting = thread::Builder::new().spawn(move || {
-                        let result = Client::new(Some(&socket))
-                            .and_then(|client| client.act(&handle, &request))
-                            .map(Box::new)
-                            .map_err(|error| format!("{error:#}"));
-                        let _ = send(&to, Update::Acted(verb, told, result));
-                    });
-                    if let Err(error) = acting {
-                        let error = Err(format!("cannot start a thread: {error}"));
-                        if send(&self.to, Update::Acted(verb, name, error)).is_err() {
-                            return;
-                        }
-                    }
-                }
-                Ok(_) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     // Against the time when it should have been: the seconds stay a second long.
@@ -154,10 +170,10 @@ impl Poll {
     }
 
     fn detail(&mut self, files: &mut Vec<crate::api::model::FileChange>) -> Result<(), Ended> {
-        let Some((agent, handle)) = self.watched.clone() else {
+        let Some(agent) = self.watched else {
             return Ok(());
         };
-        let path = format!("/v1/agents/{}", percent(&handle));
+        let path = format!("/v1/agents/{agent}");
         let mut detail = Detail {
             agent,
             ..Detail::default()
@@ -169,7 +185,7 @@ impl Poll {
                 *files = self.client.get(&format!("{path}/files"))?;
             }
             if self.policy.is_none() {
-                let path = format!("/v1/policy/{}", percent(&handle));
+                let path = format!("/v1/policy/{agent}");
                 self.policy = Some(Arc::new(self.client.get(&path)?));
             }
             Ok(())

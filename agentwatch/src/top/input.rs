@@ -130,11 +130,11 @@ fn in_agent(state: &mut State, code: KeyCode) -> Option<Order> {
 /// Opens the agent that is selected.
 fn open(state: &mut State) -> Option<Order> {
     let row = state.target()?;
-    let (id, handle) = (row.agent.id, state.fleet.handle(row.agent));
+    let id = row.agent.id;
     state.screen = Screen::Agent(id);
     state.lines = [0; 5];
     state.details.look_at(Some(id));
-    Some(Order::Watch(Some((id, handle))))
+    Some(Order::Watch(Some(id)))
 }
 
 fn page(state: &State) -> isize {
@@ -219,7 +219,6 @@ fn ask(state: &mut State, verb: Verb) {
     let act = Act {
         verb,
         id: row.agent.id,
-        handle: state.fleet.handle(row.agent),
         name: row.agent.name.clone(),
         reason: Text::default(),
         confirm: false,
@@ -262,7 +261,7 @@ fn in_dialog(state: &mut State, dialog: Dialog, key: KeyEvent) -> Option<Order> 
     }
     state.say(false, format!("{} {} …", act.verb.name(), act.name));
     Some(Order::Act {
-        handle: act.handle,
+        id: act.id,
         name: act.name,
         verb: act.verb,
         reason: act.reason.text(),

@@ -513,7 +513,7 @@ fn play(mut player: Player, mut speed: f64, to: &SyncSender<Input>, orders: &Rec
                 continue;
             }
             Ok(Order::Watch(watched)) => {
-                let kept = player.watch(watched.map(|(id, _)| id));
+                let kept = player.watch(watched);
                 if !kept.into_iter().all(send) {
                     return;
                 }

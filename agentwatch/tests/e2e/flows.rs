@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use crate::{
     outside::Outside,
-    support::{Agent, Background, Place, is_listening, port, python, until},
+    support::{Agent, Background, Place, echo, is_listening, port, python, until},
     tests,
 };
 
 tests! {
+    what_goes_on_is_told_before_it_ends needs "/usr/bin/python3";
     tcp_over_ipv4_and_ipv6 needs "python3";
     udp_connected_and_not needs "python3";
     a_refused_connection needs "python3";
@@ -252,5 +253,47 @@ fn what_is_sent_again_is_counted() -> Result<()> {
     ensure!(close["bytes_out"] == 100, "{close}");
     let again = close["detail"]["retransmits"].as_u64();
     ensure!(again >= Some(1), "{close}");
+    Ok(())
+}
+
+/// A flow and a process are told of while they go on, with what has been used by then.
+fn what_goes_on_is_told_before_it_ends() -> Result<()> {
+    let place = Place::new()?;
+    let port = port();
+    let _server = echo(port)?;
+    let script = place.file(
+        "work/busy.py",
+        "import hashlib, socket, sys, threading, time\n\
+         connection = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n\
+         connection.sendall(b'x' * 1000)\n\
+         end = time.time() + 16\n\
+         def work():\n\
+         \x20   while time.time() < end: hashlib.sha256(bytes(1 << 20)).digest()\n\
+         threads = [threading.Thread(target=work) for _ in range(8)]\n\
+         for thread in threads: thread.start()\n\
+         for thread in threads: thread.join()\n\
+         connection.sendall(b'y' * 24)\n",
+    )?;
+    let outcome = Agent::new(&place).run(&["/usr/bin/python3", &script, &port.to_string()])?;
+    outcome.is_quiet()?;
+    let events = outcome.events("flow_alive,flow_close,usage")?;
+    let of = |kind: &str| events.iter().find(|event| event["kind"] == kind);
+    let (alive, close) = (of("flow_alive"), of("flow_close"));
+    let (alive, close) = alive.zip(close).with_context(|| format!("{events:#?}"))?;
+    ensure!(
+        alive["bytes_out"] == 1000 && alive["detail"]["alive"] == true,
+        "{alive}"
+    );
+    ensure!(
+        close["bytes_out"] == 1024 && close["cookie"] == alive["cookie"],
+        "{close}"
+    );
+    let usage = of("usage").with_context(|| format!("{events:#?}"))?;
+    let cpu_ns = usage["detail"]["recent_cpu_ns"].as_u64();
+    ensure!(cpu_ns > Some(1_200_000_000), "{usage}");
+    ensure!(
+        usage["pid"] == close["pid"] && usage["comm"] == "python3",
+        "{usage}"
+    );
     Ok(())
 }

@@ -18,6 +18,7 @@ tests! {
     long_arguments_are_cut_and_said_to_be;
     ends_have_status_signal_and_time;
     a_script_shows_itself_and_its_interpreter;
+    what_the_standard_streams_are needs "/usr/bin/python3";
     who_leaves_the_cgroup_stays_watched_and_dies needs "python3";
     a_cgroup_below_is_the_agents_too;
     born_elsewhere_and_orphans_stay_watched needs "/usr/bin/python3";
@@ -110,6 +111,50 @@ fn a_script_shows_itself_and_its_interpreter() -> Result<()> {
         event["path"] == fs::canonicalize("/bin/sh")?.display().to_string(),
         "{event}"
     );
+    Ok(())
+}
+
+fn what_the_standard_streams_are() -> Result<()> {
+    let place = Place::new()?;
+    let script = place.file(
+        "work/streams.py",
+        "import os, pty, socket, subprocess\n\
+         server = socket.create_server(('127.0.0.1', 0))\n\
+         client = socket.create_connection(server.getsockname())\n\
+         one, two = socket.socketpair()\n\
+         read, write = os.pipe()\n\
+         print(os.fstat(read).st_ino, os.fstat(one.fileno()).st_ino)\n\
+         slave = pty.openpty()[1]\n\
+         run = lambda name, *fds: subprocess.run(['true', name], stdin=fds[0], stdout=fds[1], stderr=fds[2])\n\
+         run('first', client, one, read)\n\
+         run('second', slave, subprocess.DEVNULL, open('regular', 'w'))\n\
+         subprocess.run(['sh', '-c', 'exec true th\"\"ird <&- >&- 2>&-'])\n\
+         client.sendall(b'x')\n",
+    )?;
+    let outcome = Agent::new(&place).run(&["/usr/bin/python3", &script])?;
+    outcome.is_quiet()?;
+    let inodes: Vec<&str> = outcome.stdout.split_whitespace().collect();
+    let flows = outcome.events("connect")?;
+    let own = |flow: &&Value| flow["protocol"] == "tcp";
+    let cookie = flows.iter().find(own).context("no connect")?["cookie"].clone();
+    for (name, expected) in [
+        (
+            "first",
+            [
+                format!("inet {cookie}"),
+                format!("unix {}", inodes[1]),
+                format!("pipe {}", inodes[0]),
+            ],
+        ),
+        ("second", ["tty", "null", "file"].map(str::to_owned)),
+        ("third", ["closed"; 3].map(str::to_owned)),
+    ] {
+        let event = exec(&outcome, name)?;
+        ensure!(
+            event["detail"]["stdio"] == serde_json::json!(expected),
+            "{event}"
+        );
+    }
     Ok(())
 }
 

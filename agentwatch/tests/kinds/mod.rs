@@ -5,7 +5,8 @@ use agentwatch::{
     event::{
         Address, Call, CallOp, Connect, Credentials, Denied, DeniedObject, DeniedOp, Direction,
         Endpoint, Exec, ExecMeans, Exit, File, FileOp, FlowClose, FlowData, Inode, Kind,
-        PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, SocketOrigin, Stopped,
+        PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, SocketOrigin, Stdio,
+        Stopped, Usage,
     },
 };
 
@@ -125,6 +126,7 @@ pub fn every_kind() -> Vec<Kind> {
         Kind::Exec(Box::new(Exec {
             means: ExecMeans::File,
             credentials: NOBODY,
+            stdio: [Stdio::Pipe(7), Stdio::Inet(8), Stdio::Closed],
             environment: Vec::new(),
             path: "/bin/sh".to_owned(),
             filename: "x.sh".to_owned(),
@@ -205,6 +207,24 @@ pub fn every_kind() -> Vec<Kind> {
             alive: false,
             retransmits: Some(2),
             origin: Some(SocketOrigin::Received),
+        }),
+        Kind::FlowAlive(FlowClose {
+            partial: false,
+            endpoint: endpoint(),
+            bytes_in: 0,
+            bytes_out: u64::MAX,
+            open_ns: 1,
+            established: true,
+            alive: true,
+            retransmits: Some(2),
+            origin: Some(SocketOrigin::Received),
+        }),
+        Kind::Usage(Usage {
+            cpu_ns: u64::MAX,
+            recent_cpu_ns: 4_000_000_000,
+            recent_ns: 10_000_000_000,
+            read_bytes: 1,
+            written_bytes: 0,
         }),
         Kind::Seed(Box::new(Seed {
             member: true,

@@ -229,7 +229,7 @@ pub fn recording(name: &str, size: (u16, u16)) -> State {
         }
     }
     match press(&mut state, KeyCode::Enter) {
-        Some(Order::Watch(Some((id, _)))) => {
+        Some(Order::Watch(Some(id))) => {
             for update in player.watch(Some(id)) {
                 state.take(update);
             }

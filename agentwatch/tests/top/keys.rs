@@ -36,7 +36,7 @@ fn an_action_needs_a_reason_and_a_kill_a_yes() {
     write(&mut state, "qK?");
     let order = press(&mut state, KeyCode::Enter);
     let Some(Order::Act {
-        handle,
+        id,
         name,
         verb,
         reason,
@@ -45,8 +45,8 @@ fn an_action_needs_a_reason_and_a_kill_a_yes() {
         panic!("{order:?}");
     };
     assert_eq!(
-        (&*handle, &*name, verb, &*reason),
-        ("5", "browser", Verb::Freeze, "qK?")
+        (id, &*name, verb, &*reason),
+        (5, "browser", Verb::Freeze, "qK?")
     );
     assert_eq!(state.dialog, None);
     for answer in [KeyCode::Char('n'), KeyCode::Enter, KeyCode::Esc] {
@@ -162,7 +162,7 @@ fn an_agent_is_opened_and_left() {
     let mut state = fleet(SIZE);
     press(&mut state, KeyCode::Down);
     let order = press(&mut state, KeyCode::Enter);
-    assert_eq!(order, Some(Order::Watch(Some((2, "2".to_owned())))));
+    assert_eq!(order, Some(Order::Watch(Some(2))));
     assert_eq!(state.screen, Screen::Agent(2));
     press(&mut state, KeyCode::Tab);
     assert_eq!(state.pane, Pane::Flows);
@@ -212,7 +212,7 @@ fn the_mouse_selects_opens_and_sorts() {
     assert_eq!(name(&state), "rollout-7");
     assert!(matches!(
         input::take(&mut state, &click(5, 4)),
-        Some(Order::Watch(Some((2, _))))
+        Some(Order::Watch(Some(2)))
     ));
     // A tab of the agent.
     input::take(&mut state, &click(20, 6));

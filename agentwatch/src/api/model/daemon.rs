@@ -120,6 +120,9 @@ pub struct EventQuery {
     /// Of these kinds, by commas.
     #[param(value_type = Option<Vec<KindName>>, style = Form, explode = false, min_items = 1)]
     pub kind: Option<String>,
+    /// Of this process, by its id.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_u64)]
+    pub pid: Option<u32>,
     /// From then on: `10m`, `2h`, `3d` ago, or RFC 3339.
     #[param(
         pattern = "^([0-9]{1,9}[smhd]|[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9]))$",

@@ -23,6 +23,7 @@ use crate::{
         model::{
             ActionRequest, AgentState, Process, RunEnd, RunEnded, RunRequest, RunStarted, Verb,
         },
+        sse,
     },
     finding::Action,
     publish::notice::{Format, Notices},
@@ -50,7 +51,7 @@ pub struct Guest {
     cgroup: AgentCgroup,
     notices: Notices,
     stream: Option<Incoming>,
-    text: Vec<u8>,
+    come: sse::Buffer,
     heard: Instant,
     killed: bool,
     /// The daemon has said that its watching has ended.
@@ -103,13 +104,20 @@ impl Guest {
             started,
             cgroup,
             notices,
-            text: Vec::new(),
+            come: sse::Buffer::default(),
             heard: Instant::now(),
             killed: false,
             gone: false,
             lost: None,
         };
-        guest.listen().await?;
+        if let Err(error) = guest.listen().await {
+            guest.let_go_of().await;
+            guest.notices.write(&format!(
+                "agentwatch: the daemon at {} would watch, and cannot tell of it ({error:#}); watching without it\n",
+                guest.socket.display()
+            ));
+            return Ok(Asked::Nobody(guest.notices));
+        }
         let said = format!(
             "agentwatch: the daemon at {} watches {}\n",
             guest.socket.display(),
@@ -145,7 +153,7 @@ impl Guest {
             return client::read::<()>(status, &body).context("findings cannot be had");
         }
         self.stream = Some(answer.into_body());
-        self.text.clear();
+        self.come = sse::Buffer::default();
         self.heard = Instant::now();
         self.gone = false;
         Ok(())
@@ -160,8 +168,10 @@ impl Guest {
         match timeout(TICK, stream.frame()).await {
             Ok(Some(Ok(frame))) => {
                 self.heard = Instant::now();
-                if let Ok(data) = frame.into_data() {
-                    self.text.extend_from_slice(&data);
+                if let Ok(data) = frame.into_data()
+                    && self.come.push(&data).is_err()
+                {
+                    self.stream = None;
                 }
             }
             Ok(Some(Err(_)) | None) => self.stream = None,
@@ -240,6 +250,8 @@ impl Guest {
         };
         self.started = started;
         if self.listen().await.is_err() {
+            // Else two would watch in the end.
+            self.let_go_of().await;
             return false;
         }
         let lost = self.lost.take();
@@ -276,21 +288,18 @@ impl Guest {
 
     /// Shows the findings that have come.
     fn show(&mut self) {
-        while let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
-            let item: Vec<u8> = self.text.drain(..end + 2).collect();
-            let item = String::from_utf8_lossy(&item).into_owned();
-            let field = |name: &str| item.lines().find_map(|line| line.strip_prefix(name));
-            match (field("event: "), field("data: ")) {
-                (Some("finding"), Some(json)) => match self.notices.told(json) {
+        while let Some(sse::Item { event, data }) = self.come.take() {
+            match event.as_str() {
+                "finding" => match self.notices.told(&data) {
                     Ok(response) => self.killed |= response.taken == Action::Kill,
                     Err(error) => self.notices.write(&format!(
                         "agentwatch: the daemon told of a finding that is not understood: {error}\n"
                     )),
                 },
-                (Some("missed"), Some(json)) => self.notices.write(&format!(
-                    "agentwatch: not all that was found is shown here ({json}); `agentwatch findings` has it\n"
+                "missed" => self.notices.write(&format!(
+                    "agentwatch: not all that was found is shown here ({data}); `agentwatch findings` has it\n"
                 )),
-                (Some("gone"), _) => self.gone = true,
+                "gone" => self.gone = true,
                 _ => {} // a sign of life
             }
         }
@@ -393,6 +402,14 @@ impl Guest {
                 ));
                 (self.notices, None)
             }
+        }
+    }
+
+    /// Has the daemon not watch it any more, if it can be reached.
+    async fn let_go_of(&self) {
+        let path = format!("/v1/agents/{}/end", self.started.id);
+        if let Ok(body) = client::json(&RunEnd::default()) {
+            let _ = self.send(Method::POST, &path, body).await;
         }
     }
 

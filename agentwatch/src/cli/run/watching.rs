@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io, path::PathBuf, task::Poll};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,7 +18,7 @@ use crate::{
     probe,
     publish::{account::Account, notice::Notices},
     recording::Recorder,
-    respond::cgroup::AgentCgroup,
+    respond::{EMPTY_WITHIN, cgroup::AgentCgroup},
     run::{Change, Job, User},
     session::Session,
     store::Store,
@@ -100,8 +100,12 @@ pub fn watch(
                 leftover,
             } => match Job::spawn(command, &cgroup, *user) {
                 Ok(job) => {
-                    let (change, left) =
-                        command_to_end(&mut watcher, &cgroup, job, &mut signals, *leftover).await?;
+                    let ended =
+                        command_to_end(&mut watcher, &cgroup, job, &mut signals, *leftover).await;
+                    let (change, left) = match ended {
+                        Ok(ended) => ended,
+                        Err(error) => return Err(watcher.give_up(&cgroup, error).await),
+                    };
                     (Some(change), None, left)
                 }
                 Err(error) => {
@@ -177,11 +181,13 @@ impl Watcher {
                     Err(error) => {
                         // Nobody watches it, and nobody would let it go on.
                         guest.cgroup().kill()?;
-                        return Err(error.context("the agent was ended, since nobody can watch it"));
+                        return Err(error);
                     }
                 };
                 if !stays_frozen {
                     guest.cgroup().freeze(false)?;
+                } else if let Self::Own(session, _) = self {
+                    session.stands_still();
                 }
                 Ok(())
             }
@@ -227,6 +233,22 @@ impl Watcher {
             Self::Daemon(guest, _) => guest.end_members().await,
             Self::Over => Ok(()),
         }
+    }
+
+    /// Ends an agent that nobody would watch from here on; tells why.
+    async fn give_up(&self, cgroup: &AgentCgroup, error: anyhow::Error) -> anyhow::Error {
+        // At least what is in the cgroup.
+        let ended = self.end_members().await.or_else(|_| cgroup.kill());
+        let ended = ended.and_then(|()| {
+            ensure!(cgroup.wait_empty(EMPTY_WITHIN), "some of it is still alive");
+            Ok(())
+        });
+        error.context(match ended {
+            Ok(()) => "the agent was ended, since it cannot be watched any more".to_owned(),
+            Err(why) => {
+                format!("the agent runs on and is not watched, since it cannot be ended: {why:#}")
+            }
+        })
     }
 
     async fn end(self, exit_status: Option<u8>, left: usize) -> Result<Told> {

@@ -108,8 +108,6 @@ pub struct Act {
     pub verb: Verb,
     /// The agent's number.
     pub id: u32,
-    /// How to name it to the daemon.
-    pub handle: String,
     /// Its name.
     pub name: String,
     /// Why: what was typed.

