@@ -173,7 +173,7 @@ fn push(engine: &Engine, dir: &Path, compression: Compression) -> (Duration, Dur
     let (begun, own) = (Instant::now(), processor(None));
     let sink = Sink::ClickHouse(Box::new(Sender::new(&settings, "node-1")));
     export::push(&options, sink, Duration::ZERO).expect("all is taken");
-    (begun.elapsed(), processor(None) - own)
+    (begun.elapsed(), processor(None).saturating_sub(own))
 }
 
 fn push_lz4(_: &Runtime, engine: &Engine, dir: &Path) -> (Duration, Duration) {
@@ -241,7 +241,7 @@ fn crate_alone(runtime: &Runtime, engine: &Engine, dir: &Path) -> (Duration, Dur
                 insert.end().await.expect("it is taken");
             });
             wall += begun.elapsed();
-            own += processor(None) - before;
+            own += processor(None).saturating_sub(before);
         }
         follower.advance(&batch).expect("it is noted");
     }

@@ -39,13 +39,13 @@ pub fn row(n: i64) -> Row {
     };
     match n % 10 {
         0 => {
-            row.kind = "exec".to_owned();
+            "exec".clone_into(&mut row.kind);
             row.path = Some("/usr/bin/cc".to_owned());
             row.detail =
                 Some(json!({"argv": ["cc", "-c", format!("{n}.c")], "cwd": "/src"}).into());
         }
         5 => {
-            row.kind = "flow_close".to_owned();
+            "flow_close".clone_into(&mut row.kind);
             row.protocol = Some("tcp".to_owned());
             row.direction = Some("out".to_owned());
             row.local = Some("10.0.0.7:40000".to_owned());

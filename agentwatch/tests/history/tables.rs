@@ -151,10 +151,14 @@ fn finding() -> Finding {
 fn tables_are_made_once_and_looked_at() -> Result<()> {
     let engine = agentwatch_engine::Engine::start()?;
     let url = engine.url();
-    let none = agentwatch(&["db", "status"], &url).unwrap_err().to_string();
+    let none = agentwatch(&["db", "status"], &url)
+        .err()
+        .context("it is refused")?
+        .to_string();
     ensure!(none.contains("`agentwatch db init` makes them"), "{none}");
     let none = agentwatch(&["db", "migrate"], &url)
-        .unwrap_err()
+        .err()
+        .context("it is refused")?
         .to_string();
     ensure!(none.contains("`agentwatch db init` makes them"), "{none}");
     let made = agentwatch(&["db", "init"], &url)?;
@@ -165,7 +169,10 @@ fn tables_are_made_once_and_looked_at() -> Result<()> {
     engine
         .query("ALTER TABLE aw.migrations DELETE WHERE version >= 5 SETTINGS mutations_sync = 1")?;
     engine.query("DROP TABLE aw.events_to_hour")?;
-    let status = agentwatch(&["db", "status"], &url).unwrap_err().to_string();
+    let status = agentwatch(&["db", "status"], &url)
+        .err()
+        .context("it is refused")?
+        .to_string();
     ensure!(status.contains("`agentwatch db migrate`"), "{status}");
     let more = agentwatch(&["db", "migrate"], &url)?;
     ensure!(more.contains("from version 4 to"), "{more}");
@@ -175,7 +182,10 @@ fn tables_are_made_once_and_looked_at() -> Result<()> {
     );
     // What a newer one made is left alone.
     engine.query("INSERT INTO aw.migrations (version, name) VALUES (1000, 'x')")?;
-    let newer = agentwatch(&["db", "init"], &url).unwrap_err().to_string();
+    let newer = agentwatch(&["db", "init"], &url)
+        .err()
+        .context("it is refused")?
+        .to_string();
     ensure!(newer.contains("of version 1000"), "{newer}");
     let printed = agentwatch(&["db", "init", "--print", "--cluster", "fleet"], &url)?;
     ensure!(

@@ -228,7 +228,7 @@ mod tests {
             ]
         );
         // Two batches fit.
-        lines.max_bytes = 2 * size;
+        lines.max_bytes = 2 * size + 64;
         for first in [3, 5, 7, 9, 11, 13] {
             lines.deliver(&batch(first..=first + 1)).unwrap();
         }
