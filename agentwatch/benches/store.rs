@@ -439,16 +439,24 @@ fn follow(dir: &Path) {
 
 /// Processor time of the thread of a name, or of this one.
 fn cpu_of(name: &str) -> Duration {
-    let thread = if name == "self" {
-        "/proc/thread-self".into()
-    } else {
+    let of_name = || {
         fs::read_dir("/proc/self/task")
             .expect("threads")
-            .map(|entry| entry.expect("a thread").path())
+            .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| {
                 fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
             })
-            .expect("the thread")
+    };
+    let thread = if name == "self" {
+        "/proc/thread-self".into()
+    } else {
+        // A thread gives itself its name, a moment after it was made.
+        loop {
+            match of_name() {
+                Some(path) => break path,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
     };
     let text = fs::read_to_string(thread.join("schedstat")).expect("its times");
     let ns = text.split(' ').next().and_then(|ns| ns.parse().ok());
