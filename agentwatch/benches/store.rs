@@ -317,6 +317,8 @@ fn own_rate(dir: &Path, rows: &Rows) -> Rate {
         std::thread::sleep(Duration::from_millis(1));
     }
     let (cpu, wall) = (cpu_of("history") - from, start.elapsed());
+    // The thread ends when nobody can send to it any more.
+    drop(log);
     let stats = store.finish(Some(0), None, &Tally::default());
     let after = rss_mb();
     assert_eq!(writer.finish(), None);
