@@ -286,7 +286,7 @@ fn raw_rate(path: &Path, rows: &Rows) -> Rate {
         }
         transaction.commit().expect("a commit");
         wall += start.elapsed();
-        cpu += cpu_of("self") - from;
+        cpu += cpu_of("self").saturating_sub(from);
     }
     drop(connection);
     Rate {
@@ -316,7 +316,7 @@ fn own_rate(dir: &Path, rows: &Rows) -> Rate {
     while log.totals().waiting > 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let (cpu, wall) = (cpu_of("history") - from, start.elapsed());
+    let (cpu, wall) = (cpu_of("history").saturating_sub(from), start.elapsed());
     // The thread ends when nobody can send to it any more.
     drop(log);
     let stats = store.finish(Some(0), None, &Tally::default());
@@ -353,7 +353,7 @@ fn find(dir: &Path) -> bool {
                         seconds,
                         target,
                         false,
-                    )
+                    );
                 }
                 None => println!("store: {what}: {found} rows, {seconds:.2} s"),
             }
@@ -428,7 +428,7 @@ fn follow(dir: &Path) {
         }
         follower.advance(&batch).expect("the place stored");
     }
-    let (wall, cpu) = (start.elapsed(), cpu_of("self") - from);
+    let (wall, cpu) = (start.elapsed(), cpu_of("self").saturating_sub(from));
     assert_eq!(rows, EVENTS);
     #[expect(clippy::cast_precision_loss, reason = "a count of events")]
     let rows = rows as f64;
