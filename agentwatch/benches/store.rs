@@ -286,7 +286,7 @@ fn raw_rate(path: &Path, rows: &Rows) -> Rate {
         }
         transaction.commit().expect("a commit");
         wall += start.elapsed();
-        cpu += cpu_of("self") - from;
+        cpu += cpu_of("self").saturating_sub(from);
     }
     drop(connection);
     Rate {
@@ -316,7 +316,9 @@ fn own_rate(dir: &Path, rows: &Rows) -> Rate {
     while log.totals().waiting > 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let (cpu, wall) = (cpu_of("history") - from, start.elapsed());
+    let (cpu, wall) = (cpu_of("history").saturating_sub(from), start.elapsed());
+    // The thread ends when nobody can send to it any more.
+    drop(log);
     let stats = store.finish(Some(0), None, &Tally::default());
     let after = rss_mb();
     assert_eq!(writer.finish(), None);
@@ -351,7 +353,7 @@ fn find(dir: &Path) -> bool {
                         seconds,
                         target,
                         false,
-                    )
+                    );
                 }
                 None => println!("store: {what}: {found} rows, {seconds:.2} s"),
             }
@@ -426,7 +428,7 @@ fn follow(dir: &Path) {
         }
         follower.advance(&batch).expect("the place stored");
     }
-    let (wall, cpu) = (start.elapsed(), cpu_of("self") - from);
+    let (wall, cpu) = (start.elapsed(), cpu_of("self").saturating_sub(from));
     assert_eq!(rows, EVENTS);
     #[expect(clippy::cast_precision_loss, reason = "a count of events")]
     let rows = rows as f64;
@@ -439,16 +441,24 @@ fn follow(dir: &Path) {
 
 /// Processor time of the thread of a name, or of this one.
 fn cpu_of(name: &str) -> Duration {
-    let thread = if name == "self" {
-        "/proc/thread-self".into()
-    } else {
+    let of_name = || {
         fs::read_dir("/proc/self/task")
             .expect("threads")
-            .map(|entry| entry.expect("a thread").path())
+            .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| {
                 fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
             })
-            .expect("the thread")
+    };
+    let thread = if name == "self" {
+        "/proc/thread-self".into()
+    } else {
+        // A thread gives itself its name, a moment after it was made.
+        loop {
+            match of_name() {
+                Some(path) => break path,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
     };
     let text = fs::read_to_string(thread.join("schedstat")).expect("its times");
     let ns = text.split(' ').next().and_then(|ns| ns.parse().ok());

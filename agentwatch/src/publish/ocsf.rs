@@ -183,7 +183,10 @@ fn actor(row: &Row) -> Value {
 fn subject(row: &Row) -> Value {
     let mut process = process(row);
     if let ("exec" | "seed", Some(path)) = (row.kind.as_str(), &row.path) {
-        process["file"] = file(path, 1);
+        // Of a process that has none, as the kernel's, the path is empty.
+        if !path.is_empty() {
+            process["file"] = file(path, 1);
+        }
         process["cmd_line"] = row.argv().join(" ").into();
     }
     process["parent_process"] = json!({"pid": row.ppid});
@@ -196,10 +199,10 @@ fn process(row: &Row) -> Value {
     if !row.comm.is_empty() {
         process.insert("name".to_owned(), row.comm.clone().into());
     }
-    if let Some(exe) = &row.exe {
+    if let Some(exe) = row.exe.as_ref().filter(|exe| !exe.is_empty()) {
         process.insert("file".to_owned(), file(exe, 1));
     }
-    if let Some(cwd) = row.told("cwd") {
+    if let Some(cwd) = row.told("cwd").filter(|cwd| !cwd.is_empty()) {
         process.insert("working_directory".to_owned(), cwd.into());
     }
     process.into()

@@ -163,8 +163,11 @@ impl History {
                     Some(rows) => format!("up to {rows} events cannot be read, all others were"),
                     None => "its events, or the rest of them, cannot be read".to_owned(),
                 };
+                let file = self.days.iter().find(|file| file.day == day);
+                let path = file.map(|file| file.path.display().to_string());
+                let path = path.unwrap_or(day);
                 self.warnings.push(format!(
-                    "agentwatch-{day}.db is damaged: {rows} ({why}); `sqlite3 FILE .recover` may find more"
+                    "{path} is damaged: {rows} ({why}); `sqlite3 FILE .recover` may find more"
                 ));
             }
             return Ok(());
