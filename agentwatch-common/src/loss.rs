@@ -40,10 +40,12 @@ pub mod counter {
     pub const LOST_SCRATCH: u32 = 20;
     /// Lost: the agent has its share of a ring buffer full, see [`super::Share`].
     pub const LOST_SHARE_FULL: u32 = 21;
+    /// Lost: userspace had too much of the cgroup to keep before it was known whose it is. Counted by userspace.
+    pub const LOST_NOT_KEPT: u32 = 22;
     /// First and last of the losses.
     pub const LOST_FIRST: u32 = LOST_PRIO_FULL;
     /// See [`LOST_FIRST`].
-    pub const LOST_LAST: u32 = LOST_SHARE_FULL;
+    pub const LOST_LAST: u32 = LOST_NOT_KEPT;
 
     /// Not lost, but not whole: a path, an argument vector or a name was cut.
     pub const CUT: u32 = 32;
@@ -54,7 +56,7 @@ pub mod counter {
     /// A cgroup could not be tagged: the map of cgroups is full. Its processes carry their tags
     /// still if they were forked by tagged ones.
     pub const CGROUPS_FULL: u32 = 35;
-    /// Denied, or would have been: all of them, also those that are not told one by one.
+    /// Denied, or would have been: all of them, also those that are not told one by one. The highest.
     pub const DENIED: u32 = 40;
 }
 
@@ -118,5 +120,6 @@ pub struct Tally {
 
 const _: () = assert!(size_of::<Tally>() == 120);
 const _: () = assert!((counter::LOST_LAST - counter::LOST_FIRST) < 7);
+const _: () = assert!(counter::EMITTED == 1 && counter::CGROUPS_FULL < counter::DENIED);
 
 crate::pod!(CounterKey, Share, Read);

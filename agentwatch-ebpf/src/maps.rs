@@ -48,8 +48,9 @@ pub static EVENTS_BULK: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
 
 /// Cgroup v2 id → where below it the cgroups of agents may come to be, see `agentwatch_common::tag::below`.
-/// Userspace puts in what the configuration names, `cgroup_mkdir` what lies between. Full: counted as
-/// `CGROUPS_FULL` of nobody; userspace looks at all cgroups again then.
+/// Userspace puts in what the configuration names, `cgroup_mkdir` what lies between, and userspace takes out
+/// what is below an agent's. Full: counted as `CGROUPS_FULL` of nobody; while it is, userspace looks at all
+/// cgroups every few seconds.
 #[map]
 pub static PARENTS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
 

@@ -97,6 +97,12 @@ pub struct Evidence {
     pub pid: u32,
     /// What.
     pub what: String,
+    /// The file that it was about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The peer that it was about: address and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
 }
 
 /// What was done.

@@ -14,6 +14,7 @@ pub mod enrich;
 pub mod event;
 pub mod finding;
 pub mod host;
+pub mod incident;
 pub mod pipeline;
 pub mod policy;
 pub mod probe;

@@ -196,6 +196,8 @@ fn finding() -> Finding {
             kind: "connect".to_owned(),
             pid: 4711,
             what: "connected to 198.51.100.2:22".to_owned(),
+            path: None,
+            remote: Some("198.51.100.2:22".to_owned()),
         }],
         response: Response {
             requested: Action::Kill,
@@ -224,6 +226,7 @@ fn tables_and_objects() {
         "findings",
         "findings --utc f-9c2f1e0d5b7a6c31",
         "findings -o yaml",
+        "findings --incidents --utc",
         "findings --severity absurd",
         "tree",
         "tree -o yaml",
@@ -242,9 +245,83 @@ fn tables_and_objects() {
     insta::assert_snapshot!("tables", all);
 }
 
+/// What a verb writes as a document is what it writes as a line.
+#[test]
+fn a_replay_as_yaml() {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/recordings/ssh-reverse.awrec"
+    );
+    let as_form = |form: &str| {
+        let text = said(&["replay", file, "-o", form]);
+        let (status, text) = text.split_once('\n').unwrap();
+        assert_eq!(status, "exit status: 3");
+        text.to_owned()
+    };
+    let (json, yaml) = (as_form("json"), as_form("yaml"));
+    assert!(json.contains("reverse-tunnel") && yaml.starts_with("---\n"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+    assert_eq!(json, yaml);
+}
+
+#[test]
+fn sql_and_export() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().display().to_string();
+    history(folder.path());
+    let ask = |words: &[&str]| said(&[words, &["--data-dir", &dir]].concat());
+    let sql = "SELECT kind, pid, exe FROM events WHERE kind = 'exec' ORDER BY time_ns LIMIT 1";
+    let text = ask(&["db", "query", sql]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "exit status: 0");
+    assert!(lines[1].starts_with("kind  pid"), "{text}");
+    assert!(lines[2].starts_with("exec  "), "{text}");
+    let text = ask(&["db", "query", "-o", "json", sql]);
+    assert!(
+        text.contains(r#"{"exe":"#) && text.contains(r#""kind":"exec""#),
+        "{text}"
+    );
+    let text = ask(&["db", "query", "DELETE FROM events"]);
+    assert!(text.starts_with("exit status: 125\n"), "{text}");
+    assert!(ask(&["db", "query", "--agent", "a", sql]).starts_with("exit status: 125\n"));
+
+    let file = folder.path().join("out.jsonl");
+    for (format, of_event) in [("jsonl", "type"), ("ocsf", "class_uid")] {
+        let out = file.display().to_string();
+        let text = ask(&["export", "--format", format, "--out", &out]);
+        assert_eq!(text, "exit status: 0\n");
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let events = said(&["events", "-o", "json", "--data-dir", &dir])
+            .lines()
+            .count()
+            - 1;
+        let findings = said(&["findings", "-o", "json", "--data-dir", &dir])
+            .lines()
+            .count()
+            - 1;
+        assert_eq!(lines.len(), events + findings, "{format}");
+        assert!(lines.iter().all(|line| !line[of_event].is_null()), "{text}");
+        assert_eq!(
+            ask(&["export", "--format", format]),
+            format!("exit status: 0\n{text}")
+        );
+    }
+    let text = ask(&["export", "--out", "/nonexistent/x"]);
+    assert!(text.starts_with("exit status: 125\n"), "{text}");
+}
+
 #[test]
 fn where_there_is_nothing() {
     let nowhere = ["--data-dir", "/nonexistent/history"];
+    for words in [&["export"][..], &["db", "query", "SELECT 1"]] {
+        let text = said(&[words, &nowhere].concat());
+        assert!(text.starts_with("exit status: 1\n"), "{text}");
+    }
     let text = said(&[&["events"][..], &nowhere].concat());
     assert!(
         text.starts_with("exit status: 1\n") && text.contains("no such folder"),

@@ -66,6 +66,17 @@ fn only_probe_and_source_name_aya() {
 }
 
 #[test]
+fn only_its_folder_speaks_to_clickhouse() {
+    let words = [
+        "clickhouse::Client",
+        "use clickhouse::{",
+        "clickhouse::error",
+    ];
+    assert_eq!(having("src", &words, &["src/store/clickhouse/"]), [""; 0]);
+    assert!(!having("src", &words, &[]).is_empty());
+}
+
+#[test]
 fn only_respond_sends_signals_and_writes_cgroups() {
     let words = [
         "kill_process",

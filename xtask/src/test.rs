@@ -177,6 +177,12 @@ fn run_vms(tally: &mut Tally) -> Result<Outcome> {
             };
             verdicts.extend(matrix.test(&cell, false, tally));
         }
+        let (version, lsm) = VMS[0];
+        let cell = Cell {
+            version: version.to_owned(),
+            lsm,
+        };
+        matrix.systemd(&cell, false, tally);
     }
     verifier::judge(&verdicts, tally)?;
     if tally.failed > 0 {

@@ -3,52 +3,13 @@
 use std::{
     collections::HashMap,
     net::{Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::{Duration, Instant},
 };
 
 use agentwatch_common::flow::direction;
-use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use tokio::sync::{Mutex, oneshot};
 
-use super::{Shared, model::Flow};
-use crate::{
-    host::{wall_offset_ns, watch::Order},
-    probe::gauge::Gauge,
-};
-
-/// The thread that watches is asked for the names of an agent's peers once in so long.
-const NAMES_EVERY: Duration = Duration::from_secs(1);
-
-/// Peers' names, by cookie.
-type Named = Arc<Vec<(u64, SocketAddr, String)>>;
-
-/// The names of agents' peers, and since when they are known. Only the thread that watches knows them:
-/// however often clients ask, it is asked rarely.
-#[derive(Default)]
-pub struct Names(Mutex<HashMap<u32, (Instant, Named)>>);
-
-impl Names {
-    /// Those of an agent.
-    ///
-    /// # Errors
-    ///
-    /// When the daemon is stopping.
-    pub async fn of(&self, shared: &Shared, number: u32) -> Result<Named> {
-        let mut known = self.0.lock().await;
-        known.retain(|_, (since, _)| since.elapsed() < NAMES_EVERY);
-        if let Some((_, names)) = known.get(&number) {
-            return Ok(Arc::clone(names));
-        }
-        let (reply, answer) = oneshot::channel();
-        let asked = shared.ask.send(Order::Names { number, reply }).await;
-        asked.ok().context("the daemon is stopping")?;
-        let names = Arc::new(answer.await.context("the daemon is stopping")?);
-        known.insert(number, (Instant::now(), Arc::clone(&names)));
-        Ok(names)
-    }
-}
+use super::model::Flow;
+use crate::{host::wall_offset_ns, probe::gauge::Gauge};
 
 /// The flows of an agent, oldest first. `names` are those of peers, by cookie.
 pub fn of(gauge: &Gauge, agent: u32, names: &[(u64, SocketAddr, String)]) -> Vec<Flow> {

@@ -3,6 +3,7 @@
 
 mod accept;
 mod actions;
+mod asked;
 pub mod client;
 mod figures;
 mod flows;
@@ -10,6 +11,7 @@ mod listener;
 mod metrics;
 pub mod model;
 mod past;
+mod processes;
 mod routes;
 mod runs;
 pub mod sse;
@@ -28,7 +30,12 @@ pub use past::change;
 use crate::{
     daemon::runs::Ask,
     host::watch::{Order, Snapshot, StreamEnd},
-    probe::{Probe, gauge::Gauge, support},
+    probe::{
+        Probe,
+        gauge::Gauge,
+        support,
+        tiers::{self, Status, Tier},
+    },
     store::{ActionLog, export},
 };
 use figures::Figures;
@@ -77,7 +84,8 @@ pub(crate) struct State {
     gauge: Arc<Gauge>,
     hub: Hub,
     meter: Meter,
-    names: flows::Names,
+    asked: asked::Asked,
+    before: processes::Before,
     /// Room for questions to the history and to the kernel: one that is given up by who asked runs to its
     /// end. The other threads are for actions.
     past: Arc<Semaphore>,
@@ -142,7 +150,8 @@ async fn serve(
         gauge: Arc::clone(&gauge),
         hub,
         meter: Meter::default(),
-        names: flows::Names::default(),
+        asked: asked::Asked::default(),
+        before: processes::Before::default(),
         past: Arc::new(Semaphore::new(BLOCKING - FOR_ACTIONS)),
     });
     let router = routes::router(Arc::clone(&state));
@@ -164,7 +173,18 @@ async fn serve(
 }
 
 /// What was tried when the kernel programs were loaded.
-pub fn doctor(probe: &Probe) -> Doctor {
+pub fn doctor(probe: &mut Probe) -> Doctor {
+    let quarantine = Status {
+        capability: "quarantine",
+        tier: Tier::Cgroup,
+        missing: None,
+    };
+    let denials: Vec<Check> = tiers::NEEDS
+        .map(|need| probe.status(need))
+        .into_iter()
+        .chain([quarantine])
+        .map(denial)
+        .collect();
     let checks = probe.capabilities.iter().map(|tried| Check {
         what: tried.hook.clone(),
         gives: tried.gives.clone(),
@@ -176,6 +196,24 @@ pub fn doctor(probe: &Probe) -> Doctor {
     });
     Doctor {
         kernel: support::release(),
-        checks: checks.collect(),
+        checks: checks.chain(denials).collect(),
+    }
+}
+
+/// Something that a policy may ask to be refused.
+fn denial(status: Status) -> Check {
+    let Status {
+        capability,
+        tier,
+        missing,
+    } = status;
+    Check {
+        what: capability.to_owned(),
+        gives: capability.to_owned(),
+        tier: tier.name().to_owned(),
+        required: false,
+        ok: missing.is_none(),
+        missing,
+        lower: None,
     }
 }

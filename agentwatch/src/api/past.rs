@@ -5,9 +5,10 @@ use std::{io, path::Path};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::model::{EventQuery, FileChange, SinceQuery};
+use super::model::{EventQuery, FileChange, Incident, SinceQuery};
 use crate::{
     cli::history::time,
+    incident::Incidents,
     store::{
         page::Cursor,
         query::{Filter, History},
@@ -152,6 +153,19 @@ pub fn findings(dir: &Path, filter: &Filter) -> Result<Vec<serde_json::Value>> {
         .collect())
 }
 
+/// The same in incidents, by their end, oldest first.
+///
+/// # Errors
+///
+/// When the history cannot be read, or has what is no finding.
+pub fn incidents(dir: &Path, filter: &Filter) -> Result<Vec<Incident>> {
+    let mut incidents = Incidents::default();
+    for finding in findings(dir, filter)? {
+        incidents.add(&serde_json::from_value(finding)?);
+    }
+    Ok(incidents.all().cloned().collect())
+}
+
 /// Actions, oldest first.
 ///
 /// # Errors
@@ -186,11 +200,24 @@ pub fn files(dir: &Path, run: &str) -> Result<Vec<FileChange>> {
     Ok(rows.into_iter().filter_map(change).take(FILES).collect())
 }
 
+/// What is written to a device changes no file. Those that everybody opens all day have no number in events
+/// (`device` in agentwatch-ebpf/src/probes/open.rs).
+fn is_device(row: &Row) -> bool {
+    let path = row.path.as_deref().unwrap_or_default();
+    let everyday = path.strip_prefix("/dev/").is_some_and(|name| {
+        let alone = [
+            "null", "zero", "full", "random", "urandom", "console", "ptmx",
+        ];
+        alone.contains(&name) || name.starts_with("tty") || name.starts_with("pts/")
+    });
+    everyday || row.told("device").is_some()
+}
+
 /// What an event changed of a file; `None` where it changed none.
 pub fn change(row: Row) -> Option<FileChange> {
     let changes = CHANGES.contains(&row.kind.as_str())
         && row.result.is_none_or(|result| result >= 0)
-        && (row.kind != "open" || row.is("write"));
+        && (row.kind != "open" || (row.is("write") && !is_device(&row)));
     if !changes {
         return None;
     }

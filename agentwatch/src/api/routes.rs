@@ -16,17 +16,17 @@ use axum::{
 use utoipa::{IntoResponses, OpenApi};
 
 use super::{
-    State, actions, figures, flows,
+    State, actions, flows,
     listener::Peer,
     model::{
         Action, ActionRequest, Agent, ApiError, Doctor, Event, EventPage, EventQuery, FileChange,
-        Finding, Flow, Gone, Health, KindName, Missed, PolicyInForce, Process, SinceQuery,
-        StreamItem, StreamQuery,
+        Finding, Flow, Gone, Health, Incident, KindName, Missed, PolicyInForce, Process,
+        SinceQuery, StreamItem, StreamQuery,
     },
     past, runs,
     stream::Wanted,
 };
-use crate::{host::watch::View, probe::seed};
+use crate::{host::watch::View, store::query::Filter};
 
 /// The largest body of a request, bytes.
 const BODY: usize = 16 * 1024;
@@ -112,6 +112,8 @@ pub(super) enum Any {
         events,
         event_stream,
         findings,
+        incidents,
+        own_incidents,
         past_actions,
         policy,
         doctor,
@@ -133,11 +135,13 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/agents/{agent}/processes", get(processes))
         .route("/v1/agents/{agent}/flows", get(open_flows))
         .route("/v1/agents/{agent}/files", get(files))
+        .route("/v1/agents/{agent}/incidents", get(own_incidents))
         .route("/v1/agents/{agent}/actions", post(act))
         .route("/v1/agents/{agent}/end", post(runs::end))
         .route("/v1/events", get(events))
         .route("/v1/events/stream", get(event_stream))
         .route("/v1/findings", get(findings))
+        .route("/v1/incidents", get(incidents))
         .route("/v1/actions", get(past_actions))
         .route("/v1/policy/{agent}", get(policy))
         .route("/v1/doctor", get(doctor))
@@ -266,20 +270,12 @@ async fn agent(Get(state): Shared, Named(name): Named) -> Answer<Agent> {
         (status = 404, body = ApiError, description = "No such agent"), Any))]
 async fn processes(Get(state): Shared, Named(name): Named) -> Answer<Vec<Process>> {
     let view = state.find(&name)?;
+    let known = state.asked.of(&state.shared, view.number).await;
+    let known = known.map_err(failed)?;
     let place = Arc::clone(&state.past).acquire_owned().await;
     let place = place.map_err(failed)?;
-    let tasks: Vec<_> = state
-        .gauge
-        .tasks()
-        .into_iter()
-        .filter(|(_, task)| task.agent == view.number)
-        .collect();
     let list = move || {
-        let mut list: Vec<Process> = tasks
-            .into_iter()
-            .map(|(pid, task)| process(pid, task.start_ns, task.ppid))
-            .collect();
-        list.sort_by_key(|process| (process.start_ns, process.pid));
+        let list = state.before.next(&state.gauge, view.number, &known);
         drop(place);
         list
     };
@@ -289,29 +285,15 @@ async fn processes(Get(state): Shared, Named(name): Named) -> Answer<Vec<Process
         .map_err(failed)
 }
 
-fn process(pid: u32, start_ns: u64, parent: u32) -> Process {
-    let seen = seed::look(pid);
-    Process {
-        pid,
-        start_ns,
-        ppid: parent,
-        uid: seen.uid,
-        exe: seen.exe,
-        argv: seen.argv,
-        cpu_us: seen.cpu_us,
-        rss_bytes: figures::rss_bytes(pid),
-    }
-}
-
 /// An agent's flows that are open.
 #[utoipa::path(get, path = "/v1/agents/{agent}/flows", params(("agent" = String, Path, description = "Name or id")),
     responses((status = 200, body = [Flow]), (status = 400, body = ApiError, description = "The name is no text"),
         (status = 404, body = ApiError, description = "No such agent"), Any))]
 async fn open_flows(Get(state): Shared, Named(name): Named) -> Answer<Vec<Flow>> {
     let view = state.find(&name)?;
-    let names = state.names.of(&state.shared, view.number).await;
-    let names = names.map_err(failed)?;
-    Ok(Json(flows::of(&state.gauge, view.number, &names)))
+    let known = state.asked.of(&state.shared, view.number).await;
+    let known = known.map_err(failed)?;
+    Ok(Json(flows::of(&state.gauge, view.number, &known.names)))
 }
 
 /// What an agent changed of files lately, newest first.
@@ -419,6 +401,34 @@ async fn findings(
         .map(Json)
 }
 
+/// The findings of all agents, those together that belong together: of the last 1000, by their end, oldest first.
+#[utoipa::path(get, path = "/v1/incidents", params(SinceQuery),
+    responses((status = 200, body = [Incident]), (status = 400, body = ApiError, description = "A parameter makes no sense"), Any))]
+async fn incidents(
+    Get(state): Shared,
+    query: Result<Query<SinceQuery>, QueryRejection>,
+) -> Answer<Vec<Incident>> {
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let filter = past::since_filter(&query).map_err(bad)?;
+    past(&state, move |dir| past::incidents(dir, &filter))
+        .await
+        .map(Json)
+}
+
+/// The same of one agent, since it is watched.
+#[utoipa::path(get, path = "/v1/agents/{agent}/incidents", params(("agent" = String, Path, description = "Name or id")),
+    responses((status = 200, body = [Incident]), (status = 400, body = ApiError, description = "The name is no text"),
+        (status = 404, body = ApiError, description = "No such agent"), Any))]
+async fn own_incidents(Get(state): Shared, Named(name): Named) -> Answer<Vec<Incident>> {
+    let filter = Filter {
+        run: Some(state.find(&name)?.run.unwrap_or_default()),
+        ..Filter::default()
+    };
+    past(&state, move |dir| past::incidents(dir, &filter))
+        .await
+        .map(Json)
+}
+
 /// What was done to agents, and asked for and refused: the last 1000.
 #[utoipa::path(get, path = "/v1/actions", params(SinceQuery),
     responses((status = 200, body = [Action]), (status = 400, body = ApiError, description = "A parameter makes no sense"), Any))]
@@ -439,11 +449,10 @@ async fn past_actions(
         (status = 404, body = ApiError, description = "No such agent"), Any))]
 async fn policy(Get(state): Shared, Named(name): Named) -> Answer<PolicyInForce> {
     let view = state.find(&name)?;
+    let own = PolicyInForce::new(&view.name, &view.policy_source, &view.policy, view.found_by);
     Ok(Json(PolicyInForce {
-        agent: view.name.to_string(),
-        source: view.policy_source.to_string(),
-        policy: serde_json::to_value(&*view.policy).map_err(failed)?,
         not_in_force: view.not_in_force,
+        ..own.map_err(failed)?
     }))
 }
 

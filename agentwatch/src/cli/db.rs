@@ -1,4 +1,4 @@
-//! `agentwatch db`: the tables in ClickHouse.
+//! `agentwatch db`: the history in SQL, and the tables in ClickHouse.
 
 use std::{fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::Output;
+use super::{
+    Output,
+    query::{self, QueryArgs},
+};
 use crate::{
     config::{Config, host_name},
     store::{
@@ -20,10 +23,11 @@ use crate::{
     },
 };
 
-/// Make and look at the tables in ClickHouse to which the daemon's history goes.
+/// Ask the history in SQL; make and look at the tables in ClickHouse to which it goes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  agentwatch db query \"SELECT agent, kind, count(*) FROM events GROUP BY 1, 2\"
   agentwatch db init --config /etc/agentwatch/config.yaml
   agentwatch db init --print --cluster fleet > tables.sql     # to be read, or run by hand
   agentwatch db status --url http://127.0.0.1:8123
@@ -42,6 +46,7 @@ pub struct DbArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Query(QueryArgs),
     /// Make the database and its tables.
     ///
     /// What is there already stays as it is, so it can be run at any time.
@@ -94,7 +99,7 @@ struct ServerArgs {
     /// The daemon's configuration, which says in `clickhouse` where it is
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where it is, by HTTP: http://127.0.0.1:8123
+    /// Its HTTP interface: `http://HOST:8123` or `https://HOST:8443`
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The user
@@ -144,6 +149,7 @@ struct StatusArgs {
 /// Runs `agentwatch db`.
 pub fn run(args: &DbArgs) -> Result<ExitCode> {
     match &args.verb {
+        Verb::Query(args) => query::run(args),
         Verb::Init(args) => make(args, false),
         Verb::Migrate(args) => make(args, true),
         Verb::Push(args) => push(args),
@@ -288,7 +294,7 @@ fn push(args: &PushArgs) -> Result<ExitCode> {
         batch_rows: settings.batch_rows as usize,
         every: Duration::ZERO,
     };
-    let sink = Sink::ClickHouse(Sender::new(&settings, &node));
+    let sink = Sink::ClickHouse(Box::new(Sender::new(&settings, &node)));
     let rows = export::push(&options, sink, PATIENCE).with_context(|| settings.url.clone())?;
     super::print(&format!("{rows} rows sent\n"))?;
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::Value;
 
-use super::history::{self, Selection, base, clock};
+use super::{
+    history::{self, Selection, base, clock},
+    incidents,
+};
 use crate::{
     finding::{Response, Severity},
     publish::notice,
@@ -20,20 +23,25 @@ Examples:
   agentwatch findings --since 1d --severity high
   agentwatch findings f-9c2f1e0d5b7a6c31
   agentwatch findings -o json | jq -r .message
+  agentwatch findings --incidents --since 1d
 
 Exit status: 0, also where there are none; 1 where there is no history; 125 where there is no finding of
 that id.")]
 pub struct FindingsArgs {
     #[command(flatten)]
-    selection: Selection,
+    pub(super) selection: Selection,
     /// Of this severity or above
     #[arg(long, value_parser = severity, value_name = "SEVERITY")]
-    severity: Option<Severity>,
+    pub(super) severity: Option<Severity>,
     /// Of this detector
     #[arg(long, value_name = "ID")]
-    detector: Option<String>,
-    /// The finding to show in full
-    id: Option<String>,
+    pub(super) detector: Option<String>,
+    /// What belongs together as one: findings of an agent that share processes, a file or a peer, with their
+    /// story
+    #[arg(long)]
+    incidents: bool,
+    /// The finding to show in full; an incident, with --incidents
+    pub(super) id: Option<String>,
 }
 
 /// A severity by its name.
@@ -49,6 +57,9 @@ pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
     };
     let mut found = history.findings(&args.selection.filter()?)?;
     history::warn(&mut history);
+    if args.incidents {
+        return incidents::show(args, &found);
+    }
     found.retain(|stored| {
         let finding = &stored.finding;
         let own =
@@ -66,7 +77,7 @@ pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
     for stored in &found {
         let utc = args.selection.utc;
         super::print(&match (args.selection.output.form(), &args.id) {
-            (Some(form), _) => form.text(&object(stored))?,
+            (Some(form), _) => form.text(&history::finding(stored))?,
             (None, Some(_)) => full(stored, utc),
             (None, None) => short(stored, utc),
         })?;
@@ -75,15 +86,6 @@ pub fn run(args: &FindingsArgs) -> Result<ExitCode> {
         eprintln!("agentwatch: no findings");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The finding as it is stored, with its time and run.
-fn object(stored: &StoredFinding) -> Value {
-    let mut finding = stored.finding.clone();
-    let time = jiff::Timestamp::from_nanosecond(i128::from(stored.time_ns)).unwrap_or_default();
-    finding["time"] = format!("{time:.9}").into();
-    finding["run"] = stored.run.clone().into();
-    finding
 }
 
 fn text<'a>(of: &'a Value, name: &str) -> &'a str {

@@ -4,16 +4,38 @@ use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use serde_json::Value;
 
 use super::Output;
 use crate::store::{
     default_data_dir,
-    query::{Filter, History},
+    query::{Filter, History, StoredFinding},
 };
+
+/// Which part of the history, and how it is written.
+#[derive(Debug, Args)]
+pub struct Selection {
+    #[command(flatten)]
+    which: Which,
+    /// Times in UTC, not in the local zone; json and yaml always have UTC
+    #[arg(long)]
+    pub utc: bool,
+    /// How it is written
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+impl std::ops::Deref for Selection {
+    type Target = Which;
+
+    fn deref(&self) -> &Which {
+        &self.which
+    }
+}
 
 /// Which part of the history.
 #[derive(Debug, Args)]
-pub struct Selection {
+pub struct Which {
     /// The folder of the history [default: /var/lib/agentwatch]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -29,15 +51,9 @@ pub struct Selection {
     /// Of this run: an id as the account tells it
     #[arg(long, value_name = "ID")]
     run: Option<String>,
-    /// Times in UTC, not in the local zone; json and yaml always have UTC
-    #[arg(long)]
-    pub utc: bool,
-    /// How it is written
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
 }
 
-impl Selection {
+impl Which {
     /// Opens the history; what cannot be read is said at once. `None` where there is none: that is
     /// said too.
     pub fn open(&self) -> Result<Option<History>> {
@@ -48,17 +64,36 @@ impl Selection {
                     .downcast_ref::<io::Error>()
                     .is_some_and(|error| error.kind() == io::ErrorKind::NotFound) =>
             {
-                eprintln!(
-                    "agentwatch: no history in {}: there is no such folder; `agentwatch run` makes \
-                     it, --data-dir names another",
-                    dir.display()
-                );
+                none(&dir);
                 return Ok(None);
             }
             other => other?,
         };
         warn(&mut history);
         Ok(Some(history))
+    }
+
+    /// Whether there is a history; where there is none, that is said.
+    pub fn is_there(&self) -> bool {
+        let dir = self.dir();
+        let there = dir.is_dir();
+        if !there {
+            none(&dir);
+        }
+        there
+    }
+
+    /// Refuses what selects by anything but times.
+    ///
+    /// # Errors
+    ///
+    /// When it does.
+    pub fn only_times(&self, what: &str) -> Result<()> {
+        anyhow::ensure!(
+            self.agent.is_none() && self.run.is_none(),
+            "{what} says itself which agent or run it is about: `WHERE agent = …`"
+        );
+        Ok(())
     }
 
     /// The folder of the history.
@@ -97,6 +132,24 @@ impl Selection {
     pub fn run(&self) -> Option<&str> {
         self.run.as_deref()
     }
+}
+
+/// Says that there is no history.
+fn none(dir: &std::path::Path) {
+    eprintln!(
+        "agentwatch: no history in {}: there is no such folder; `agentwatch run` makes it, --data-dir names \
+         another",
+        dir.display()
+    );
+}
+
+/// A finding as it is stored, with its time and run.
+pub fn finding(stored: &StoredFinding) -> Value {
+    let mut finding = stored.finding.clone();
+    let time = jiff::Timestamp::from_nanosecond(i128::from(stored.time_ns)).unwrap_or_default();
+    finding["time"] = format!("{time:.9}").into();
+    finding["run"] = stored.run.clone().into();
+    finding
 }
 
 /// Says what could not be read, once.

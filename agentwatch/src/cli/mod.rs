@@ -7,12 +7,15 @@ pub mod daemon;
 pub mod db;
 pub mod doctor;
 pub mod events;
+pub mod export;
 pub mod findings;
 mod follow;
 pub mod health;
 pub mod history;
+pub mod incidents;
 mod output;
 pub mod policy;
+pub mod query;
 pub mod replay;
 pub mod report;
 pub mod run;
@@ -28,7 +31,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-pub use output::{Form, Live, Output};
+pub use output::{Form, Output};
 
 use crate::probe::tiers::Limit;
 
@@ -72,6 +75,7 @@ enum Verb {
     Tree(tree::TreeArgs),
     Report(report::ReportArgs),
     Db(db::DbArgs),
+    Export(export::ExportArgs),
     Policy(policy::PolicyArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -111,6 +115,7 @@ pub fn main() -> ExitCode {
         Verb::Tree(args) => tree::run(&args),
         Verb::Report(args) => report::run(&args),
         Verb::Db(args) => db::run(&args),
+        Verb::Export(args) => export::run(&args),
         Verb::Policy(args) => policy::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Completions(args) => completions::run(&args),

@@ -15,15 +15,6 @@ pub enum Output {
     Yaml,
 }
 
-/// How something is written while it happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Live {
-    /// For people
-    Table,
-    /// One object a line; a stable contract
-    Json,
-}
-
 /// A form for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -45,6 +36,18 @@ impl Output {
 }
 
 impl Form {
+    /// An object that is a line of JSON already, in this form.
+    ///
+    /// # Errors
+    ///
+    /// When it is no JSON.
+    pub fn again(self, json: &str) -> Result<String> {
+        match self {
+            Self::Json => Ok(json.trim_end().to_owned() + "\n"),
+            Self::Yaml => self.text(&serde_json::from_str::<serde_json::Value>(json)?),
+        }
+    }
+
     /// An object in this form.
     ///
     /// # Errors
@@ -76,6 +79,8 @@ mod tests {
         let document = Form::Yaml.text(&object).unwrap();
         let read: serde_json::Value = serde_saphyr::from_str(&document).unwrap();
         assert_eq!(read, object, "{document}");
+        assert_eq!(Form::Yaml.again(&line).unwrap(), document);
+        assert_eq!(Form::Json.again(&line).unwrap(), line);
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&line).unwrap(),
             object

@@ -1,6 +1,7 @@
 //! `agentwatch policy`: checks policies and shows what they come to.
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -9,8 +10,15 @@ use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::Output;
-use crate::{policy::Policy, text::escape};
+use super::{Output, agents::Daemon};
+use crate::{
+    api::{
+        client::{Client, percent},
+        model::PolicyInForce,
+    },
+    policy::Policy,
+    text::escape,
+};
 
 /// Check policies, and show what they come to.
 #[derive(Debug, Args)]
@@ -18,8 +26,10 @@ use crate::{policy::Policy, text::escape};
 Examples:
   agentwatch policy check strict.yaml
   agentwatch policy show > strict.yaml      # the one that ships, to begin with
+  agentwatch policy show --agent rollout-7  # the one in force, and why
 
-Exit status: 0; 1 where a policy that is checked is not right; 125 where one cannot be read.")]
+Exit status: 0; 1 where a policy that is checked is not right; 125 where one cannot be read, or the daemon
+does not answer.")]
 pub struct PolicyArgs {
     #[command(subcommand)]
     verb: Verb,
@@ -38,10 +48,15 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
-    /// Print a policy with everything that it leaves out.
+    /// Print a policy with everything that it leaves out: of a file, or the one that an agent is under.
     Show {
         /// The policy [default: the one that ships]
         file: Option<PathBuf>,
+        /// The one that the daemon has this agent under, and why
+        #[arg(long, value_name = "NAME", conflicts_with = "file")]
+        agent: Option<String>,
+        #[command(flatten)]
+        daemon: Daemon,
         /// How it is written
         #[arg(short, long, value_enum, default_value_t = Format::Yaml)]
         output: Format,
@@ -73,7 +88,22 @@ pub fn run(args: &PolicyArgs) -> Result<ExitCode> {
                 ExitCode::FAILURE
             })
         }
-        Verb::Show { file, output } => {
+        Verb::Show {
+            agent: Some(agent),
+            daemon,
+            output,
+            ..
+        } => {
+            let client = Client::new(daemon.socket.as_deref())?;
+            let path = format!("/v1/policy/{}", percent(agent));
+            let policy: PolicyInForce = client.get(&path)?;
+            super::print(&match output {
+                Format::Yaml => in_force(&policy)?,
+                Format::Json => serde_json::to_string(&policy)? + "\n",
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Show { file, output, .. } => {
             let policy = file
                 .as_deref()
                 .map_or_else(|| Ok(Policy::default()), Policy::load)?;
@@ -84,6 +114,18 @@ pub fn run(args: &PolicyArgs) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The policy that an agent is under: why, as comments, so that all of it is a policy.
+fn in_force(policy: &PolicyInForce) -> Result<String> {
+    let missing = policy.not_in_force.iter();
+    let missing = missing.map(|missing| format!("NOT in force on this kernel: {missing}"));
+    let mut out = format!("# of {}\n", policy.agent);
+    for line in policy.why().into_iter().chain(missing) {
+        let _ = writeln!(out, "# {line}");
+    }
+    out += &serde_saphyr::to_string(&policy.policy)?;
+    Ok(out)
 }
 
 /// Whether a policy is right, and what there is to say about it.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::Args;
 
-use super::Live;
+use super::Output;
 use crate::{
     enrich::World,
     event::{Event, Kind, ProcessKey, Stopped},
@@ -35,8 +35,8 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// How findings are written, on standard output
-    #[arg(short, long, value_enum, default_value_t = Live::Table)]
-    output: Live,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
 }
 
 /// The exit status where there are findings.
@@ -133,25 +133,18 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
             "agentwatch: {undecodable} records were not understood: made by another version?"
         );
     }
-    match args.output {
-        Live::Json => {
-            for finding in &findings {
-                super::print(&(serde_json::to_string(finding)? + "\n"))?;
-            }
+    if let Some(form) = args.output.form() {
+        for finding in &findings {
+            super::print(&form.text(finding)?)?;
         }
-        Live::Table => {
-            let mut notices = Notices::new(
-                Format::Text {
-                    colour: super::colour(),
-                },
-                None,
-            );
-            for finding in &findings {
-                notices.finding(finding);
-            }
-            notices.flush();
-            super::print(&account.text(super::colour()))?;
+    } else {
+        let colour = super::colour();
+        let mut notices = Notices::new(Format::Text { colour }, None);
+        for finding in &findings {
+            notices.finding(finding);
         }
+        notices.flush();
+        super::print(&account.text(colour))?;
     }
     Ok(if findings.is_empty() {
         ExitCode::SUCCESS

@@ -21,7 +21,10 @@ pub use self::{
 use crate::{
     policy::{Policy, PolicyError, file},
     probe::memory,
-    store::{clickhouse, default_data_dir},
+    store::{
+        Retention, clickhouse, default_data_dir,
+        export::{LinesSettings, OtlpSettings},
+    },
 };
 
 /// A configuration with every field, explained.
@@ -63,6 +66,9 @@ pub struct Config {
     /// The folder of the history [default: `/var/lib/agentwatch`]. `AGENTWATCH_DATA_DIR` overrides it.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
+    /// How much of the history is kept, and how long.
+    #[serde(default)]
+    pub history: Retention,
     /// What the kernel's maps may take at most, MiB: 8 to 1024.
     #[serde(default = "default_map_memory")]
     pub map_memory_mib: u32,
@@ -76,6 +82,12 @@ pub struct Config {
     /// Where the history goes beside the local disk [default: nowhere].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clickhouse: Option<clickhouse::Settings>,
+    /// A file with a JSON object a line of all that goes into the history [default: none].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<LinesSettings>,
+    /// A collector of OpenTelemetry logs that gets a copy of the history [default: none].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<OtlpSettings>,
     /// Which cgroups are agents. The first that matches counts.
     #[serde(default)]
     pub agents: Vec<Match>,
@@ -255,6 +267,9 @@ impl Config {
                 *policy = folder.join(&policy);
             }
         }
+        if let Some(collector) = &mut config.otlp {
+            collector.ca_file = collector.ca_file.take().map(|file| folder.join(file));
+        }
         if let Some(server) = &mut config.clickhouse {
             for file in [&mut server.password_file, &mut server.ca_file] {
                 *file = file.take().map(|file| folder.join(file));
@@ -289,8 +304,21 @@ impl Config {
             );
             return Err(PolicyError::whole(name, &message));
         }
-        if let Some(Err(error)) = config.clickhouse.as_ref().map(clickhouse::Settings::check) {
-            return Err(PolicyError::whole(name, &format!("clickhouse: {error:#}")));
+        if let Some(wrong) = config.history.wrong() {
+            return Err(PolicyError::whole(name, &format!("history: {wrong}")));
+        }
+        let sections = [
+            (
+                "clickhouse",
+                config.clickhouse.as_ref().map(clickhouse::Settings::check),
+            ),
+            ("lines", config.lines.as_ref().map(LinesSettings::check)),
+            ("otlp", config.otlp.as_ref().map(OtlpSettings::check)),
+        ];
+        for (section, checked) in sections {
+            if let Some(Err(error)) = checked {
+                return Err(PolicyError::whole(name, &format!("{section}: {error:#}")));
+            }
         }
         for (at, agents) in config.agents.iter().enumerate() {
             if let Some(wrong) = agents.wrong() {
@@ -452,6 +480,11 @@ mod tests {
             password_file: Some("p".into()),
             ca_file: Some("c".into()),
             ..clickhouse::Settings::new("https://x")
+        });
+        all.lines = Some(LinesSettings::new(Path::new("/x")));
+        all.otlp = Some(OtlpSettings {
+            ca_file: Some("c".into()),
+            ..OtlpSettings::new("http://x")
         });
         all.metrics = Some(([127, 0, 0, 1], 9464).into());
         all.agents = vec![Match {

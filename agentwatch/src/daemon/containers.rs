@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use hyper::{Method, StatusCode, body::Bytes};
 use serde::Deserialize;
 use tokio::{
@@ -48,7 +48,7 @@ pub struct Answer {
     pub number: u32,
     /// See [`Question::id`].
     pub id: String,
-    /// The container, `None` where no runtime knows it.
+    /// The container, `None` where no runtime knows it; an error where one could not tell.
     pub container: Result<Option<Container>>,
 }
 
@@ -111,17 +111,18 @@ pub fn start(
 
 /// Asks one runtime after the other.
 async fn find(sockets: &[PathBuf], id: &str) -> Result<Option<Container>> {
-    let mut failed = None;
+    let (mut failed, mut unsure) = (None, None);
     for attempt in 0..TRIES {
         if attempt > 0 {
             sleep(AGAIN).await;
         }
-        let mut is_there = false;
+        let (mut is_there, mut down) = (false, None);
         for socket in sockets {
             match timeout(WITHIN, inspect(socket, id)).await {
                 Ok(Ok(Inspection::Is(container))) => return Ok(Some(container)),
                 Ok(Ok(Inspection::Unknown)) => is_there = true,
                 Ok(Ok(Inspection::NoRuntime)) => {}
+                Ok(Ok(Inspection::Down)) => down = Some(socket),
                 Ok(Err(error)) => failed = Some(error.context(socket.display().to_string())),
                 Err(_) => {
                     let said = format!("{} does not answer", socket.display());
@@ -129,11 +130,20 @@ async fn find(sockets: &[PathBuf], id: &str) -> Result<Option<Container>> {
                 }
             }
         }
-        if failed.is_some() || !is_there {
+        if failed.is_some() {
+            break;
+        }
+        // One that is down may have it still: containers run on without their runtime.
+        unsure = match down {
+            Some(socket) => Some(anyhow!("{}: nobody listens there", socket.display())),
+            None if is_there => None,
+            None => Some(anyhow!("no container runtime is there")),
+        };
+        if !is_there {
             break;
         }
     }
-    match failed {
+    match failed.or(unsure) {
         Some(error) => Err(error),
         None => Ok(None),
     }
@@ -142,20 +152,17 @@ async fn find(sockets: &[PathBuf], id: &str) -> Result<Option<Container>> {
 enum Inspection {
     Is(Container),
     Unknown,
+    /// There is no such socket.
     NoRuntime,
+    /// There is one, and nobody listens.
+    Down,
 }
 
 async fn inspect(socket: &Path, id: &str) -> Result<Inspection> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Ok(Inspection::NoRuntime);
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Inspection::NoRuntime),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(Inspection::Down),
         Err(error) => return Err(error).context("cannot be reached"),
     };
     let runtime = socket.display().to_string();

@@ -8,16 +8,17 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 
 use agentwatch_common::tag::agent_of_cgroup;
 use tokio::sync::mpsc;
 
-use super::{containers::Question, runtimes, state::Saved};
+use super::{containers::Question, retries::Retries, runtimes, state::Saved};
 use crate::{
     api::model::FoundBy,
     config::{By, Container, Match, container_id},
-    host::{self, Admission, Ended, Outputs, Plan, wall_offset_ns, watch::Stream},
+    host::{self, Admission, Agent, Ended, Outputs, Plan, wall_offset_ns, watch::Stream},
     policy::Policy,
     publish::notice::{Format, Notices},
     respond::cgroup::AgentCgroup,
@@ -30,12 +31,14 @@ pub struct Rules {
     matches: Vec<Match>,
     policies: Vec<(Arc<Policy>, String)>,
     root: PathBuf,
-    /// How many agents have had each name since somebody had it last.
-    names: HashMap<String, usize>,
+    /// The names that agents have.
+    names: HashSet<String>,
     /// The names of agents that a daemon before this one knew, by their cgroups' ids.
     reserved: HashMap<u64, String>,
     /// What runtimes have said of containers, by their ids; `None` for one that none of them knows.
     containers: HashMap<String, Option<Container>>,
+    /// The ids of cgroups that could not be watched, and are looked at again.
+    pub refused: Retries<u64>,
 }
 
 /// Most containers of which is kept what runtimes have said.
@@ -59,9 +62,10 @@ impl Rules {
             matches,
             policies,
             root,
-            names: HashMap::new(),
+            names: HashSet::new(),
             reserved: HashMap::new(),
             containers: HashMap::new(),
+            refused: Retries::default(),
         }
     }
 
@@ -149,20 +153,23 @@ impl Rules {
         let mut found = Vec::new();
         let mut todo = from.to_vec();
         let mut seen = HashSet::new();
+        let now = Instant::now();
         while let Some(at) = todo.pop() {
             if !seen.insert(at.clone()) {
                 continue;
             }
             let entries = fs::read_dir(self.on_disk(&at));
             for entry in entries.into_iter().flatten().flatten() {
+                // Most are the kernel's files.
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
                 let Ok(folder) = entry.metadata() else {
                     continue; // removed meanwhile
                 };
-                if !folder.is_dir() {
-                    continue;
-                }
                 let path = at.join(entry.file_name());
-                if !matches!(self.find(&path), Found::No) {
+                let is_one = !matches!(self.find(&path), Found::No);
+                if is_one && !self.refused.waits(&folder.ino(), now) {
                     // What is below an agent's cgroup is the agent's.
                     found.push((path, folder.ino()));
                 } else if self.may_be_below(&path) {
@@ -173,16 +180,47 @@ impl Rules {
         found
     }
 
+    /// What a match calls an agent, where that name is free, and its workspace.
+    fn called(
+        &self,
+        at: usize,
+        container: Option<&Container>,
+        cgroup: &Path,
+    ) -> (String, Option<String>) {
+        let agents = &self.matches[at];
+        let wanted = agents.name().fill(cgroup, container);
+        let folder = agents.workspace.as_ref();
+        (
+            name_of(&[wanted.replace('/', "-").into()]),
+            folder.map(|folder| folder.fill(cgroup, container)),
+        )
+    }
+
+    /// What an agent that is watched keeps although its match says something else now: by its name it is known
+    /// in the history, and of its workspace the detectors have judged by.
+    pub fn kept(
+        &self,
+        at: usize,
+        container: Option<&Container>,
+        cgroup: &Path,
+        agent: &Agent,
+    ) -> Vec<&'static str> {
+        let (name, workspace) = self.called(at, container, cgroup);
+        let number = agent.name.strip_prefix(&name);
+        let number = number.and_then(|rest| rest.strip_prefix('-'));
+        let same = *agent.name == *name || number.is_some_and(|n| n.parse::<u32>().is_ok());
+        let workspace = workspace.map(|folder| crate::text::escape_str(&folder));
+        let changed = [("name", !same), ("workspace", workspace != agent.workspace)];
+        let names = changed.into_iter().filter(|(_, changed)| *changed);
+        names.map(|(name, _)| name).collect()
+    }
+
     /// How an agent is watched.
     fn plan(&mut self, at: usize, container: Option<&Container>, cgroup: &Path, id: u64) -> Plan {
+        let (wanted, workspace) = self.called(at, container, cgroup);
+        let workspace = workspace.map(PathBuf::from);
         let agents = &self.matches[at];
         let (policy, source) = self.policies[at].clone();
-        let wanted = agents.name().fill(cgroup, container);
-        let wanted = name_of(&[wanted.replace('/', "-").into()]);
-        let workspace = agents
-            .workspace
-            .as_ref()
-            .map(|folder| folder.fill(cgroup, container).into());
         let found_by = match (agents.by(), container) {
             (By::Container(label), Some(container)) => FoundBy::Container {
                 label: label.clone().into(),
@@ -214,7 +252,7 @@ impl Rules {
     /// Agents that a daemon before this one knew keep their names.
     pub fn reserve(&mut self, agents: &[Saved]) {
         for saved in agents {
-            self.names.insert(saved.name.clone(), 1);
+            self.names.insert(saved.name.clone());
             self.reserved.insert(saved.id, saved.name.clone());
         }
     }
@@ -238,11 +276,11 @@ impl Rules {
     pub fn name(&mut self, wanted: &str) -> String {
         let mut name = wanted.to_owned();
         let mut n = 1;
-        while self.names.contains_key(&name) {
+        while self.names.contains(&name) {
             n += 1;
             name = format!("{wanted}-{n}");
         }
-        self.names.insert(name.clone(), 1);
+        self.names.insert(name.clone());
         name
     }
 
@@ -321,7 +359,8 @@ impl host::Door for Door {
                 return match self.ask.try_send(question) {
                     Ok(()) => Admission::Later,
                     Err(error) => {
-                        tracing::error!(cgroup = %path.display(), "is not asked for: {error}");
+                        drop(rules);
+                        host::Door::not_now(self, path, id, &error.into());
                         Admission::No
                     }
                 };
@@ -330,7 +369,9 @@ impl host::Door for Door {
         let plan = rules.plan(at, container.as_ref(), path, id);
         if let Err(error) = runtimes::refuse(&plan.cgroup) {
             rules.free(&plan.name);
-            tracing::warn!("{error:#}");
+            if rules.refused.failed(id, Instant::now()) {
+                tracing::warn!("{error:#}. It is looked at again later");
+            }
             return Admission::No;
         }
         let outputs = self.outlets.outputs(&plan.name, &[]);
@@ -350,9 +391,33 @@ impl host::Door for Door {
         }
     }
 
-    fn refused(&mut self, name: &str, error: &anyhow::Error) {
-        self.rules.borrow_mut().free(name);
-        tracing::error!(agent = name, "{name} is NOT watched: {error:#}");
+    fn not_now(&mut self, path: &Path, id: u64, error: &anyhow::Error) {
+        let mut rules = self.rules.borrow_mut();
+        if rules.refused.failed(id, Instant::now()) {
+            tracing::error!(
+                cgroup = %path.display(),
+                "the container runtimes are not asked for it now, and are later: {error:#}"
+            );
+        }
+    }
+
+    fn still_admits(&self, cgroup: &AgentCgroup, pid: u32) -> anyhow::Result<()> {
+        runtimes::refuse_process(cgroup, pid)
+    }
+
+    fn refused(&mut self, name: &str, cgroup: &AgentCgroup, error: &anyhow::Error) {
+        let mut rules = self.rules.borrow_mut();
+        rules.free(name);
+        if rules.refused.failed(cgroup.id, Instant::now()) {
+            tracing::error!(
+                agent = name,
+                "{name} is NOT watched; that is tried again later: {error:#}"
+            );
+        }
+    }
+
+    fn watched(&mut self, cgroup: &AgentCgroup) {
+        self.rules.borrow_mut().refused.done(&cgroup.id);
     }
 
     fn ended(&mut self, ended: Ended) {

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
+    cli::Form,
     config::{Level, Log, LogFormat},
     publish::notice::Format,
 };
@@ -14,7 +15,7 @@ pub fn findings(log: Log) -> Format {
     if is_text(log) {
         Format::Text { colour: colour() }
     } else {
-        Format::Json
+        Format::Object(Form::Json)
     }
 }
 

@@ -7,6 +7,7 @@ mod exporters;
 pub mod logs;
 mod recovery;
 mod reload;
+mod retries;
 pub mod runs;
 mod runtimes;
 mod service;
@@ -22,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agentwatch_common::tag::{agent_of_cgroup, below};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use tokio::{
@@ -40,7 +42,8 @@ use crate::{
     probe::{Options, support},
     store::{Writer, export::Exporter},
 };
-use door::{Door, Outlets, Rules};
+use door::{Door, Found, Outlets, Rules};
+use retries::Retries;
 use state::{Keeper, Saved};
 
 /// How often the figures are taken, and what may have been missed is looked for.
@@ -49,6 +52,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const PUBLISH: Duration = Duration::from_millis(100);
 /// How often is looked at all cgroups again, at most, where the kernel may not have told of one.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The same, where there are so many that a look takes its time: so many times as long as it took.
+const PAUSE: u32 = 20;
 /// Runs that may wait to be watched.
 const RUNS: usize = 16;
 /// An agent's part of the urgent ring, and of the other one: a quarter of each at the usual size.
@@ -132,17 +137,24 @@ struct Daemon {
     answers: mpsc::UnboundedReceiver<containers::Answer>,
     api: Option<api::Server>,
     /// What runs have asked for, by the agent's number.
-    requests: HashMap<u32, RunRequest>,
+    requests: HashMap<u32, Arc<RunRequest>>,
     /// Runs that a daemon before this one watched and that have not come back, by the cgroup's id.
     pending: HashMap<u64, Saved>,
     /// Containers of which a runtime could not tell.
-    asked_in_vain: Vec<String>,
+    asked_in_vain: Retries<String>,
+    ask: mpsc::Sender<containers::Question>,
     keeper: Keeper,
     config: Config,
     parents: Vec<PathBuf>,
     published: Instant,
     turned: Instant,
     looked: Instant,
+    /// How long after that is looked again at the soonest.
+    look_after: Duration,
+    /// The kernel does not tell of all new cgroups.
+    all_to_be_looked_at: bool,
+    /// What was counted of that when the kernel was told last where to look.
+    untold: u64,
     stale: bool,
     /// Agents that the service manager was told of.
     told: Option<usize>,
@@ -162,7 +174,8 @@ impl Daemon {
         let all: Vec<&Policy> = policies.iter().map(|(policy, _)| &**policy).collect();
         let mut host = Host::start(&options, &all)?;
         let (keeper, before) = Keeper::open(&config.data_dir)?;
-        let writer = Writer::open(&config.data_dir)?;
+        let mut writer = Writer::open(&config.data_dir)?;
+        writer.keep(config.history)?;
         let exporters = exporters::start(config)?;
         let (stream, stream_end) = Stream::new();
         let (ask, orders) = watch::orders();
@@ -200,7 +213,7 @@ impl Daemon {
         let door = Door {
             rules: Rc::clone(&rules),
             outlets: outlets.clone(),
-            ask: ask_runtimes,
+            ask: ask_runtimes.clone(),
         };
         host.open_door(Box::new(door), SHARE);
         let now = Instant::now();
@@ -217,20 +230,23 @@ impl Daemon {
             api: None,
             requests: HashMap::new(),
             pending: HashMap::new(),
-            asked_in_vain: Vec::new(),
+            asked_in_vain: Retries::default(),
+            ask: ask_runtimes,
             keeper,
             config: config.clone(),
             parents: Vec::new(),
             published: now,
             turned: now,
             looked: now,
+            look_after: LOOK_AGAIN,
+            all_to_be_looked_at: false,
+            untold: 0,
             stale: true,
             told: None,
         };
-        daemon.look_below(config)?;
         daemon.look()?;
         if let Some(before) = before {
-            daemon.recover(before, listener.left())?;
+            daemon.recover(before, listener.left());
         }
         daemon.host.settle();
         daemon.publish();
@@ -248,11 +264,26 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Has the kernel look where the configuration says that agents are.
-    fn look_below(&mut self, config: &Config) -> Result<()> {
+    /// Has the kernel look where the configuration says that agents are. Where there are too many cgroups for
+    /// that, it is looked at all of them now and then instead.
+    fn look_below(&mut self) {
+        self.untold = self.host.not_looked_below();
+        let looked = self.look_below_all();
+        if let Err(error) = &looked
+            && !self.all_to_be_looked_at
+        {
+            tracing::warn!(
+                "the kernel does not tell of all new cgroups, so it is looked for agents every few seconds, and \
+                 what they do before is not seen: {error:#}"
+            );
+        }
+        self.all_to_be_looked_at = looked.is_err();
+    }
+
+    fn look_below_all(&mut self) -> Result<()> {
         let rules = Rc::clone(&self.rules);
         let on_disk = |at: &Path| rules.borrow().on_disk(at);
-        for agents in &config.agents {
+        for agents in &self.config.agents {
             let glob = agents.glob();
             // What is not there yet comes to be below the deepest that is.
             let parent = glob.parent();
@@ -270,8 +301,11 @@ impl Daemon {
                 let Ok(folder) = std::fs::metadata(on_disk(&at)) else {
                     continue; // removed meanwhile
                 };
+                if self.host.agent(agent_of_cgroup(folder.ino())).is_some() {
+                    continue; // what is below is the agent's
+                }
                 self.host.look_below(folder.ino(), levels)?;
-                let next = agentwatch_common::tag::below::one_down(levels);
+                let next = below::one_down(levels);
                 if next == 0 {
                     continue;
                 }
@@ -291,15 +325,25 @@ impl Daemon {
 
     /// Looks at all cgroups for agents that are not watched.
     fn look(&mut self) -> Result<()> {
-        self.looked = Instant::now();
+        let began = Instant::now();
         self.host.look_again = false;
-        for id in self.asked_in_vain.drain(..) {
+        self.look_below();
+        for id in self.asked_in_vain.due(began) {
             self.rules.borrow_mut().forget_container(&id);
         }
         let found = self.rules.borrow().look(&self.parents);
         for (path, id) in found {
-            self.host.found(&path, id);
+            let number = agent_of_cgroup(id);
+            if self.host.agent(number).is_none() {
+                self.host.found(&path, id);
+            } else if let Found::Ask(id) = self.rules.borrow().find(&path) {
+                // It is watched by another match than that of its container, which was not known. A queue that
+                // is full is tried again with the next look.
+                let _ = self.ask.try_send(containers::Question { number, id });
+            }
         }
+        self.looked = Instant::now();
+        self.look_after = LOOK_AGAIN.max((self.looked - began) * PAUSE);
         self.host.pump()
     }
 
@@ -310,21 +354,29 @@ impl Daemon {
             id,
             container,
         } = answer;
+        let is_known = container.is_ok();
         let container = container.unwrap_or_else(|error| {
-            tracing::warn!(
-                container = id,
-                "its labels are not known, so it is not watched; it is asked for again: {error:#}"
-            );
-            self.host.look_again = true;
-            self.asked_in_vain.push(id.clone());
+            if self.asked_in_vain.failed(id.clone(), Instant::now()) {
+                tracing::warn!(
+                    container = id,
+                    "its labels are not known, so it is no agent by them; it is asked for again: {error:#}"
+                );
+            }
             None
         });
-        self.rules.borrow_mut().learn(id, container);
-        self.host.answered(number)?;
-        let known = self.host.agent(number).map(|agent| agent.cgroup().id);
-        if let Some(saved) = known.and_then(|id| self.pending.remove(&id)) {
-            self.recall(number, saved)?;
+        let is_watched = self.host.agent(number).is_some();
+        if is_known {
+            self.asked_in_vain.done(&id);
         }
+        if is_known || !is_watched {
+            self.rules.borrow_mut().learn(id, container);
+        }
+        if is_known && is_watched {
+            // By another match, as long as this was not known.
+            self.judge_again(number);
+        }
+        self.host.answered(number)?;
+        self.recall_pending(number, is_known);
         self.stale = true;
         Ok(())
     }
@@ -351,7 +403,12 @@ impl Daemon {
             self.tell_service();
             self.host.look_after();
             self.sweep_runs()?;
-            if self.host.look_again && self.looked.elapsed() >= LOOK_AGAIN {
+            self.sweep_pending();
+            let refused = self.rules.borrow_mut().refused.due(self.turned);
+            let in_vain = self.asked_in_vain.due(self.turned);
+            self.host.look_again |= !refused.is_empty() || !in_vain.is_empty();
+            let untold = self.all_to_be_looked_at || self.host.not_looked_below() > self.untold;
+            if (self.host.look_again || untold) && self.looked.elapsed() >= self.look_after {
                 self.look()?;
             }
         }

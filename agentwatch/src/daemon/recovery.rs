@@ -1,12 +1,11 @@
 //! The daemon after it was away: what it knew of the agents that are there still holds again.
 
 use std::{
-    os::unix::fs::MetadataExt as _,
     path::Path,
-    time::{Duration, SystemTime},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::Result;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 
 use super::{
@@ -15,9 +14,10 @@ use super::{
 };
 use crate::{
     event::ProcessKey,
-    host::{Agent, Standing},
+    host::Agent,
     policy::{Mode, OnStop},
     probe::seed,
+    respond::{EMPTY_WITHIN, cgroup::AgentCgroup},
 };
 use agentwatch_common::tag::agent_of_cgroup;
 
@@ -38,7 +38,7 @@ pub fn touch(socket: &Path) {
 impl Daemon {
     /// Puts back how it was with the agents that a daemon before this one knew. `left`: when that was there
     /// last, if it was killed.
-    pub(super) fn recover(&mut self, before: State, left: Option<SystemTime>) -> Result<()> {
+    pub(super) fn recover(&mut self, before: State, left: Option<SystemTime>) {
         let since = match left {
             Some(left) if !before.stopped => left,
             _ => before.saved.into(),
@@ -48,10 +48,9 @@ impl Daemon {
             .unwrap_or(Duration::ZERO);
         let (mut again, mut over) = (0, 0);
         for saved in before.agents {
-            let is_there = std::fs::metadata(&saved.cgroup).is_ok_and(|at| at.ino() == saved.id);
-            if !is_there {
+            if !AgentCgroup::known(saved.cgroup.clone(), saved.id).is_there() {
                 over += 1;
-                self.rules.borrow_mut().forget(&saved);
+                self.give_up(&saved);
                 continue;
             }
             if let Some(run) = &saved.run {
@@ -60,11 +59,8 @@ impl Daemon {
                     self.pending.insert(saved.id, saved);
                     continue;
                 }
-                let (request, runner) = (run.request.clone(), run.runner);
-                if let Err(error) = self.start_run(request, Some(runner)) {
-                    tracing::error!(agent = saved.name, "is NOT watched again: {error:#}");
-                    continue;
-                }
+                again += usize::from(self.start_again(&saved));
+                continue;
             }
             let number = agent_of_cgroup(saved.id);
             if self.host.is_waiting(number) {
@@ -78,10 +74,10 @@ impl Daemon {
                     state = %saved.standing.state(),
                     "is no agent any more: the configuration does not name it"
                 );
-                self.rules.borrow_mut().forget(&saved);
+                self.give_up(&saved);
                 continue;
             }
-            self.recall(number, saved)?;
+            self.recall(number, saved);
             again += 1;
         }
         tracing::info!(
@@ -91,11 +87,89 @@ impl Daemon {
             away.as_secs(),
             self.pending.len()
         );
-        Ok(())
+    }
+
+    /// Watches a run again whose `agentwatch run` is no more.
+    fn start_again(&mut self, saved: &Saved) -> bool {
+        let Some(run) = &saved.run else {
+            return false;
+        };
+        let (request, runner) = (Arc::clone(&run.request), run.runner);
+        // It puts back how it was.
+        self.pending.insert(saved.id, saved.clone());
+        let started = self.start_run(request, Some(runner));
+        if let Err(error) = &started {
+            tracing::error!(agent = saved.name, "is NOT watched again: {error:#}");
+            self.pending.remove(&saved.id);
+            self.give_up(saved);
+        }
+        started.is_ok()
+    }
+
+    /// Runs that have not come back, and never will: what they ran is watched without them. What is no more is
+    /// forgotten.
+    pub(super) fn sweep_pending(&mut self) {
+        let is_there =
+            |saved: &Saved| AgentCgroup::known(saved.cgroup.clone(), saved.id).is_there();
+        let over = |saved: &Saved| {
+            let left = |run: &SavedRun| !seed::started_at(run.runner);
+            !is_there(saved) || saved.run.as_ref().is_some_and(left)
+        };
+        let over: Vec<Saved> = self
+            .pending
+            .extract_if(|_, saved| over(saved))
+            .map(|(_, saved)| saved)
+            .collect();
+        for saved in over {
+            if is_there(&saved) {
+                self.start_again(&saved);
+            } else {
+                self.give_up(&saved);
+            }
+        }
+    }
+
+    /// Puts back how it was with an agent of which a runtime had to be asked; or gives it up, where it is known
+    /// by now that it is none.
+    pub(super) fn recall_pending(&mut self, number: u32, is_known: bool) {
+        let Some(id) = self
+            .pending
+            .keys()
+            .copied()
+            .find(|id| agent_of_cgroup(*id) == number)
+        else {
+            return;
+        };
+        if self.host.agent(number).is_some() {
+            if let Some(saved) = self.pending.remove(&id) {
+                self.recall(number, saved);
+            }
+        } else if is_known
+            && !self.host.is_waiting(number)
+            && let Some(saved) = self.pending.remove(&id)
+        {
+            self.give_up(&saved);
+        }
+    }
+
+    /// One that was watched before is watched no more: its name is free, and where it stands still only since the
+    /// daemon stopped, it goes on.
+    fn give_up(&mut self, saved: &Saved) {
+        self.rules.borrow_mut().forget(saved);
+        let cgroup = AgentCgroup::known(saved.cgroup.clone(), saved.id);
+        if saved.until_watched
+            && cgroup.is_there()
+            && let Err(error) = cgroup.freeze(false)
+        {
+            tracing::error!(
+                agent = saved.name,
+                "stands still, and cannot be let go: {error:#}"
+            );
+        }
     }
 
     /// Puts back how it was with one agent.
-    pub(super) fn recall(&mut self, number: u32, saved: Saved) -> Result<()> {
+    pub(super) fn recall(&mut self, number: u32, saved: Saved) {
         let Saved {
             name,
             mut standing,
@@ -107,12 +181,16 @@ impl Daemon {
         if until_watched {
             standing.frozen = false;
             standing.reason = None;
-            self.host.thaw(number)?;
+            if let Err(error) = self.host.thaw(number) {
+                tracing::error!(
+                    agent = name,
+                    "stands still, and cannot be let go: {error:#}"
+                );
+            }
         }
         if let Err(error) = self.host.recall(number, standing, &removed) {
             tracing::error!(agent = name, "was {state} and may be so no more: {error:#}");
         }
-        Ok(())
     }
 
     /// What is to be kept of all agents.
@@ -132,16 +210,13 @@ impl Daemon {
                     until_watched: false,
                     removed,
                     run: agent.runner.and_then(|runner| {
-                        let request = requests.get(&number)?.clone();
+                        let request = Arc::clone(requests.get(&number)?);
                         Some(SavedRun { request, runner })
                     }),
                 })
             })
             .collect();
         // Runs that have not come back.
-        self.pending.retain(|id, saved| {
-            std::fs::metadata(&saved.cgroup).is_ok_and(|folder| folder.ino() == *id)
-        });
         all.extend(self.pending.values().cloned());
         all.sort_by_key(|saved| saved.id);
         all
@@ -150,7 +225,8 @@ impl Daemon {
     /// Leaves the agents as their policies say. What is to be kept of them.
     pub(super) fn leave(&mut self) -> Vec<Saved> {
         let mut all = self.saved();
-        for saved in &mut all {
+        let (mut freeze, mut kill) = (Vec::new(), Vec::new());
+        for (at, saved) in all.iter().enumerate() {
             let number = agent_of_cgroup(saved.id);
             let Some(agent) = self.host.agent(number) else {
                 continue;
@@ -160,31 +236,54 @@ impl Daemon {
                 Mode::Enforce if !has_runner(agent) => policy.on_stop,
                 _ => OnStop::Leave,
             };
-            let left = match on_stop {
-                OnStop::Leave => continue,
-                OnStop::Freeze if saved.standing.frozen => continue,
-                OnStop::Freeze => self.host.freeze(number),
-                OnStop::Kill => self.host.end_members(number),
-            };
-            match left {
-                Ok(()) => {
-                    let standing = &mut saved.standing;
-                    *standing = Standing {
-                        frozen: standing.frozen || on_stop == OnStop::Freeze,
-                        killed: standing.killed || on_stop == OnStop::Kill,
-                        reason: Some("the daemon was stopped (on_stop)".to_owned()),
-                        ..standing.clone()
-                    };
-                    saved.until_watched = on_stop == OnStop::Freeze;
-                }
-                Err(error) => {
-                    tracing::error!(agent = saved.name, "is left as it is: {error:#}");
-                }
+            match on_stop {
+                OnStop::Freeze if !saved.standing.frozen => freeze.push((at, number)),
+                OnStop::Kill => kill.push((at, number)),
+                OnStop::Leave | OnStop::Freeze => {}
             }
+        }
+        // What stands still must be known, or nobody lets it go on: so that comes first.
+        let before = all.clone();
+        for (at, _) in &freeze {
+            let standing = &mut all[*at].standing;
+            standing.frozen = true;
+            standing.reason = Some(STOPPED.to_owned());
+            all[*at].until_watched = true;
+        }
+        if !freeze.is_empty() {
+            self.keeper.intend(all.clone());
+        }
+        let not_done = |saved: &Saved, error: &anyhow::Error| {
+            tracing::error!(agent = saved.name, "is left as it is: {error:#}");
+        };
+        for (at, number) in freeze {
+            if let Err(error) = self.host.freeze(number) {
+                all[at] = before[at].clone();
+                not_done(&all[at], &error);
+            }
+        }
+        // All of them at once: the service manager does not wait for long.
+        kill.retain(|(at, number)| {
+            let ordered = self.host.order_end(*number);
+            if let Err(error) = &ordered {
+                not_done(&all[*at], error);
+            }
+            ordered.is_ok()
+        });
+        let end = Instant::now() + EMPTY_WITHIN;
+        for (at, number) in kill {
+            let left = end.saturating_duration_since(Instant::now());
+            self.host.see_end(number, left);
+            let standing = &mut all[at].standing;
+            standing.killed = true;
+            standing.reason = Some(STOPPED.to_owned());
         }
         all
     }
 }
+
+/// Why an agent was acted upon at the end.
+const STOPPED: &str = "the daemon was stopped (on_stop)";
 
 /// Whether the `agentwatch run` that started it is there: it watches by itself then.
 fn has_runner(agent: &Agent) -> bool {

@@ -11,7 +11,8 @@ use crate::{
 };
 
 impl Daemon {
-    /// Reads them again. Where they are not right, all stays as it is.
+    /// Reads them again. Where they are not right, all stays as it is; once they are, they hold: what cannot
+    /// be done for one agent is said, and done for the others.
     pub(super) fn reload(&mut self, load: &dyn Fn() -> Result<Config, PolicyError>) {
         service::reloading();
         match load()
@@ -43,60 +44,74 @@ impl Daemon {
                 (same.cloned().unwrap_or(policy), source)
             })
             .collect();
+        if self.config.history != config.history {
+            self.writer.keep(config.history)?;
+            self.config.history = config.history;
+        }
         self.rules
             .borrow_mut()
             .replace(config.agents.clone(), policies);
-        self.look_below(&config)?;
         self.config.agents = config.agents;
-        self.change_agents()?;
-        self.look()
-    }
-
-    /// Agents that were found by looking get the policy that is theirs now; those that are none any more are
-    /// left alone.
-    fn change_agents(&mut self) -> Result<()> {
-        let found: Vec<_> = self
+        let found: Vec<u32> = self
             .host
             .agents()
             .filter(|agent| agent.runner.is_none())
-            .map(|agent| {
-                let path = agent.cgroup().path();
-                let policy = Arc::clone(agent.pipeline.policy());
-                (agent.number, agent.name.clone(), path.to_owned(), policy)
-            })
+            .map(|agent| agent.number)
             .collect();
-        for (number, name, path, before) in found {
-            let wanted = {
-                let rules = self.rules.borrow();
-                let cgroup = rules.below_root(&path);
-                match rules.find(&cgroup) {
-                    Found::Is(at, _) => Some(rules.policy(at)),
-                    Found::No => None,
-                    // What the runtime said is not known any more: it holds.
-                    Found::Ask(_) => continue,
-                }
-            };
-            let Some((policy, source)) = wanted else {
-                tracing::info!(agent = &*name, "is no agent any more");
-                self.end(number)?;
-                continue;
-            };
-            if Arc::ptr_eq(&policy, &before) {
-                continue;
-            }
-            let homes = [Path::new("/root").to_owned()];
-            match self.host.change_policy(number, &policy, &source, &homes) {
-                Ok(()) => tracing::info!(agent = &*name, policy = source, "has another policy now"),
-                Err(error) => {
-                    tracing::error!(
-                        agent = &*name,
-                        policy = source,
-                        "keeps the policy that it had: {error:#}"
-                    );
-                }
-            }
+        for number in found {
+            self.judge_again(number);
+        }
+        if let Err(error) = self.look() {
+            tracing::error!("it cannot be looked for new agents: {error:#}");
         }
         Ok(())
+    }
+
+    /// An agent that was found by looking gets the policy that is its own now, or is none any more and is left
+    /// alone.
+    pub(super) fn judge_again(&mut self, number: u32) {
+        let Some(agent) = self.host.agent(number) else {
+            return;
+        };
+        let (name, before) = (agent.name.clone(), agent.pipeline.policy());
+        let wanted = {
+            let rules = self.rules.borrow();
+            let cgroup = rules.below_root(agent.cgroup().path());
+            match rules.find(&cgroup) {
+                Found::Is(at, container) => {
+                    for field in rules.kept(at, container, &cgroup, agent) {
+                        tracing::warn!(
+                            agent = &*name,
+                            "{field} has changed, which holds for agents that come from now on: this one \
+                             keeps its own"
+                        );
+                    }
+                    Some(rules.policy(at))
+                }
+                Found::No => None,
+                // What the runtime said is not known any more: it holds.
+                Found::Ask(_) => return,
+            }
+        };
+        let Some((policy, source)) = wanted else {
+            tracing::info!(agent = &*name, "is no agent any more");
+            if let Err(error) = self.end(number) {
+                tracing::error!(agent = &*name, "its watching cannot be ended: {error:#}");
+            }
+            return;
+        };
+        if Arc::ptr_eq(&policy, before) {
+            return;
+        }
+        let homes = [Path::new("/root").to_owned()];
+        match self.host.change_policy(number, &policy, &source, &homes) {
+            Ok(()) => tracing::info!(agent = &*name, policy = source, "has another policy now"),
+            Err(error) => tracing::error!(
+                agent = &*name,
+                policy = source,
+                "keeps the policy that it had: {error:#}"
+            ),
+        }
     }
 }
 
@@ -106,13 +121,20 @@ fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
         ("node", before.node != now.node),
         ("socket", before.socket != now.socket),
         ("socket_group", before.socket_group != now.socket_group),
+        ("metrics", before.metrics != now.metrics),
         ("data_dir", before.data_dir != now.data_dir),
+        (
+            "container_sockets",
+            before.container_sockets != now.container_sockets,
+        ),
         (
             "map_memory_mib",
             before.map_memory_mib != now.map_memory_mib,
         ),
         ("log", before.log != now.log),
         ("clickhouse", before.clickhouse != now.clickhouse),
+        ("lines", before.lines != now.lines),
+        ("otlp", before.otlp != now.otlp),
     ];
     let names = changed.into_iter().filter(|(_, changed)| *changed);
     names.map(|(name, _)| name).collect()
@@ -121,4 +143,39 @@ fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
 /// All of a policy, to compare it.
 fn text(policy: &Policy) -> String {
     serde_saphyr::to_string(policy).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each field that a running daemon cannot change is named, and no other.
+    #[test]
+    fn what_takes_a_restart_is_named() {
+        let read = |lines: &str| -> Config {
+            let head =
+                "apiVersion: agentwatch/v1\nkind: Config\nnode: n\nagents: [{cgroup: /a/*}]\n";
+            serde_saphyr::from_str(&format!("{head}{lines}")).unwrap()
+        };
+        let before = read("");
+        assert_eq!(fixed(&before, &read("")), Vec::<&str>::new());
+        for (field, lines) in [
+            ("socket", "socket: /run/other.sock"),
+            ("socket_group", "socket_group: adm"),
+            ("metrics", "metrics: 127.0.0.1:9464"),
+            ("data_dir", "data_dir: /srv/history"),
+            ("container_sockets", "container_sockets: [/run/x.sock]"),
+            ("map_memory_mib", "map_memory_mib: 100"),
+            ("log", "log: {level: debug}"),
+            ("log", "log: {format: json}"),
+        ] {
+            assert_eq!(fixed(&before, &read(lines)), [field], "{lines}");
+        }
+        let mut other = before.clone();
+        other.node = "m".to_owned();
+        assert_eq!(fixed(&before, &other), ["node"]);
+        other = before.clone();
+        other.agents = read("").agents.into_iter().chain(read("").agents).collect();
+        assert_eq!(fixed(&before, &other), Vec::<&str>::new());
+    }
 }

@@ -27,6 +27,10 @@ use crate::{
 };
 use agentwatch_common::tag::agent_of_cgroup;
 
+/// Most that is kept of what all runs ask for, bytes: it is written to the disk as a whole when anything of it
+/// changes.
+const REQUESTS: usize = 8 << 20;
+
 /// What a run asks for.
 pub enum Ask {
     /// To be watched.
@@ -62,7 +66,7 @@ impl Daemon {
                     pid,
                     start_ns: seed::stat(pid).map_or(0, |stat| stat.start_ns),
                 });
-                let started = self.start_run(*request, process);
+                let started = self.start_run(Arc::from(request), process);
                 self.publish();
                 let _ = reply.send(started);
             }
@@ -80,7 +84,7 @@ impl Daemon {
 
     pub(super) fn start_run(
         &mut self,
-        request: RunRequest,
+        request: Arc<RunRequest>,
         runner: Option<ProcessKey>,
     ) -> Result<RunStarted> {
         check_name(&request.name)?;
@@ -101,8 +105,15 @@ impl Daemon {
         cgroup.refuse_protected()?;
         runtimes::refuse(&cgroup)?;
         // Before anything is changed.
-        let policy = policy(&request)?;
         let number = agent_of_cgroup(id);
+        let others = self.requests.iter().filter(|(of, _)| **of != number);
+        let kept = others.map(|(_, request)| weight(request));
+        ensure!(
+            kept.sum::<usize>() + weight(&request) <= REQUESTS,
+            "what all runs ask for is kept, and with this one takes more than {} MiB: a shorter policy or command",
+            REQUESTS >> 20
+        );
+        let policy = policy(&request)?;
         match self.host.agent(number) {
             // The run asks again: it had lost its connection.
             Some(agent) if agent.runner.is_some() => return Ok(started(agent, &self.shared)),
@@ -113,16 +124,18 @@ impl Daemon {
         let name = self.rules.borrow_mut().name_again(id, &request.name);
         let mut outputs = self.outlets.outputs(&name, &request.command);
         outputs.account = Some(Account::new(&name, &request.command));
-        let asked = request.clone();
         let plan = Plan {
             name: name.clone(),
             cgroup,
-            workspace: request.workspace.map(PathBuf::from),
+            workspace: request.workspace.as_ref().map(PathBuf::from),
             policy: Arc::new(policy),
-            policy_source: request.policy_source.unwrap_or_else(|| "default".into()),
+            policy_source: request
+                .policy_source
+                .clone()
+                .unwrap_or_else(|| "default".into()),
             homes: request.homes.iter().map(PathBuf::from).collect(),
             found_by: FoundBy::Run {
-                command: request.command,
+                command: request.command.clone(),
             },
             runner,
         };
@@ -131,9 +144,9 @@ impl Daemon {
             return Err(error);
         }
         self.host.pass_on_sockets(number);
-        self.requests.insert(number, asked);
+        self.requests.insert(number, request);
         if let Some(saved) = self.pending.remove(&id) {
-            self.recall(number, saved)?;
+            self.recall(number, saved);
         }
         let agent = self.host.agent(number).context("it has ended meanwhile")?;
         Ok(started(agent, &self.shared))
@@ -144,6 +157,8 @@ impl Daemon {
         for ended in self.host.remove(&HashSet::from([number]))? {
             self.rules.borrow_mut().close(ended, None);
         }
+        // Where its cgroup stays, agents may come to be below it.
+        self.host.look_again = true;
         Ok(())
     }
 
@@ -159,6 +174,7 @@ impl Daemon {
         self.host.pump()?;
         let mut ended = self.host.remove(&HashSet::from([number]))?;
         let mut ended = ended.pop().context("it has ended already")?;
+        self.host.look_again |= request.left_running > 0;
         let mut account = ended.outputs.account.take().unwrap_or_default();
         account.tally(&ended.tally);
         account.left(request.left_running);
@@ -197,6 +213,26 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// What a run asks for takes so much memory, bytes.
+fn weight(request: &RunRequest) -> usize {
+    let RunRequest {
+        name,
+        cgroup,
+        cgroup_id: _,
+        command,
+        policy,
+        policy_source,
+        workspace,
+        homes,
+    } = request;
+    let texts = [name, cgroup].into_iter().chain(command).chain(homes);
+    let more = [policy, policy_source, workspace].into_iter().flatten();
+    texts
+        .chain(more)
+        .map(|text| text.len() + size_of::<String>())
+        .sum()
 }
 
 fn started(agent: &Agent, shared: &Shared) -> RunStarted {

@@ -10,7 +10,10 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::mpsc::{SyncSender, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{SyncSender, sync_channel},
+    },
     thread::JoinHandle,
 };
 
@@ -68,9 +71,27 @@ pub struct Saved {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedRun {
     /// What it asked for.
-    pub request: RunRequest,
+    #[serde(with = "shared")]
+    pub request: Arc<RunRequest>,
     /// Who asked.
     pub runner: ProcessKey,
+}
+
+/// A request in the file, as if it were not shared.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use crate::api::model::RunRequest;
+
+    pub fn serialize<S: Serializer>(request: &Arc<RunRequest>, to: S) -> Result<S::Ok, S::Error> {
+        (**request).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<RunRequest>, D::Error> {
+        RunRequest::deserialize(from).map(Arc::new)
+    }
 }
 
 /// Keeps it.
@@ -137,6 +158,13 @@ impl Keeper {
         if self.to.try_send(state).is_err() {
             self.last = None;
         }
+    }
+
+    /// Keeps what is about to be done: before it is done, so that it is known should the daemon be killed
+    /// meanwhile. Waits until what was kept before is on its way to the disk.
+    pub fn intend(&mut self, agents: Vec<Saved>) {
+        let state = self.state(agents, true);
+        let _ = self.to.send(state);
     }
 
     fn state(&mut self, agents: Vec<Saved>, stopped: bool) -> State {

@@ -274,11 +274,16 @@ pub const LOSS_REASONS: [&str; 7] = [
     "too many flows",
     "no scratch memory",
     "more than the agent's share",
-    "reserved",
+    "too much before it was known whose it is",
 ];
 
 /// Those of them that say that more came than was read.
-pub const UNREAD: [&str; 3] = [LOSS_REASONS[0], LOSS_REASONS[1], LOSS_REASONS[5]];
+pub const UNREAD: [&str; 4] = [
+    LOSS_REASONS[0],
+    LOSS_REASONS[1],
+    LOSS_REASONS[5],
+    LOSS_REASONS[6],
+];
 
 fn tally(reader: &mut Reader<'_>) -> Result<Tally, DecodeError> {
     Ok(Tally::from(&reader.take::<loss::Tally>()?))

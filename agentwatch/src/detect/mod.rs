@@ -9,7 +9,7 @@ pub mod reverse_tunnel;
 
 use crate::{
     enrich::{Before, World},
-    event::{Carried, Event, ProcessKey},
+    event::{Carried, DeniedObject, Event, Kind, ProcessKey},
     finding::{Evidence, Severity, Technique},
     policy::Policy,
 };
@@ -103,10 +103,21 @@ impl Detectors {
 
 /// Evidence from an event.
 fn evidence(event: &Event, what: String) -> Evidence {
+    let (path, remote) = match &event.kind {
+        Kind::File(file) => (Some(file.path.clone()), None),
+        Kind::Denied(denied) => match &denied.object {
+            DeniedObject::File(path, _) => (Some(path.clone()), None),
+            DeniedObject::Address(address, _) => (None, Some(address.to_string())),
+            _ => (None, None),
+        },
+        other => (None, other.endpoint().map(|end| end.remote.to_string())),
+    };
     Evidence {
         time_ns: event.time_ns,
         kind: event.kind.name().to_owned(),
         pid: event.process.pid,
         what,
+        path,
+        remote,
     }
 }

@@ -143,6 +143,8 @@ impl ReverseTunnel {
             kind: "flow_data".to_owned(),
             pid: outer.owner.pid,
             what: format!("{} bytes came from {}", trigger.len, outer.endpoint.remote),
+            path: None,
+            remote: Some(outer.endpoint.remote.to_string()),
         });
         story.push(evidence(
             event,
@@ -386,6 +388,8 @@ fn beginning(flow: &Flow) -> Vec<Evidence> {
         kind: "connect".to_owned(),
         pid: flow.owner.pid,
         what: format!("connected to {}", flow.endpoint.remote),
+        path: None,
+        remote: Some(flow.endpoint.remote.to_string()),
     }];
     if flow.ssh {
         story.push(Evidence {
@@ -393,6 +397,8 @@ fn beginning(flow: &Flow) -> Vec<Evidence> {
             kind: "flow_data".to_owned(),
             pid: flow.owner.pid,
             what: format!("SSH on the wire: {}", shown(&flow.head_in)),
+            path: None,
+            remote: Some(flow.endpoint.remote.to_string()),
         });
     }
     story
@@ -418,6 +424,8 @@ fn hints(event: &Event, world: &World) -> Option<Evidence> {
         kind: "exec".to_owned(),
         pid: event.process.pid,
         what: format!("its arguments ask for forwarding: {}", told.join(" ")),
+        path: None,
+        remote: None,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::{
-    event::{Event, Kind, ProcessKey},
+    event::{Event, FileOp, Kind, ProcessKey},
     finding::ProcessInfo,
 };
 
@@ -27,6 +27,62 @@ pub struct Process {
     pub uid: u32,
     /// It is the agent's; else an ancestor of the agent.
     pub member: bool,
+    /// What it did, itself.
+    pub did: Did,
+}
+
+/// How much of what a process did, as far as events tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Did {
+    /// Programs started.
+    pub execs: u64,
+    /// Files opened for writing, and for reading those that events tell of.
+    pub opens: u64,
+    /// Files deleted.
+    pub deletes: u64,
+    /// Payload bytes in, of flows that are closed.
+    pub closed_in: u64,
+    /// The same, out.
+    pub closed_out: u64,
+}
+
+impl Did {
+    /// What an event adds; `None` where that is nothing.
+    fn of(kind: &Kind) -> Option<Self> {
+        let none = Self::default();
+        match kind {
+            Kind::Exec(_) => Some(Self { execs: 1, ..none }),
+            Kind::File(file) if file.result >= 0 => match file.op {
+                FileOp::Open => Some(Self {
+                    opens: u64::from(file.count),
+                    ..none
+                }),
+                FileOp::Unlink | FileOp::Rmdir => Some(Self { deletes: 1, ..none }),
+                _ => None,
+            },
+            Kind::FlowClose(close) => Some(Self {
+                closed_in: close.bytes_in,
+                closed_out: close.bytes_out,
+                ..none
+            }),
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, more: Self) {
+        let Self {
+            execs,
+            opens,
+            deletes,
+            closed_in,
+            closed_out,
+        } = more;
+        self.execs += execs;
+        self.opens += opens;
+        self.deletes += deletes;
+        self.closed_in = self.closed_in.saturating_add(closed_in);
+        self.closed_out = self.closed_out.saturating_add(closed_out);
+    }
 }
 
 /// All of them.
@@ -40,6 +96,17 @@ pub struct Processes {
 impl Processes {
     /// Takes an event in.
     pub fn observe(&mut self, event: &Event) {
+        self.follow(event);
+        if let Some(did) = Did::of(&event.kind)
+            && let Some(key) = self.known(event.process)
+            && let Some(process) = self.by_key.get_mut(&key)
+        {
+            process.did.add(did);
+        }
+    }
+
+    /// Who came, went, and runs what.
+    fn follow(&mut self, event: &Event) {
         match &event.kind {
             Kind::Fork { parent, .. } => {
                 let parent = self.known(*parent);
@@ -54,6 +121,7 @@ impl Processes {
                     argv,
                     uid: event.uid,
                     member: true,
+                    did: Did::default(),
                 });
             }
             Kind::Seed(seed) => {
@@ -69,6 +137,7 @@ impl Processes {
                     argv: seed.argv.clone(),
                     uid: event.uid,
                     member: seed.member,
+                    did: Did::default(),
                 });
             }
             Kind::Exec(exec) => {
@@ -108,6 +177,7 @@ impl Processes {
                 argv: Vec::new(),
                 uid: event.uid,
                 member: true,
+                did: Did::default(),
             });
         }
         self.by_key.entry(key).or_insert_with(|| Process {
@@ -117,6 +187,7 @@ impl Processes {
             argv: Vec::new(),
             uid: event.uid,
             member: true,
+            did: Did::default(),
         })
     }
 
@@ -132,6 +203,14 @@ impl Processes {
         }
         let current = self.by_pid.get(&key.pid).copied()?;
         (key.start_ns == 0 || current.start_ns == 0).then_some(current)
+    }
+
+    /// What the agent's processes did that are alive.
+    pub fn alive(&self) -> impl Iterator<Item = (ProcessKey, Did)> {
+        let alive = self.by_pid.values().filter_map(|key| self.by_key.get(key));
+        alive
+            .filter(|process| process.member)
+            .map(|process| (process.key, process.did))
     }
 
     /// A process, if it is known.
@@ -187,6 +266,7 @@ fn info(process: &Process) -> ProcessInfo {
         argv,
         uid,
         member,
+        did: _,
     } = process;
     ProcessInfo {
         pid: key.pid,

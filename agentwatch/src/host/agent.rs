@@ -1,6 +1,11 @@
 //! One agent: what is known of it, and where what happens to it goes.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -21,6 +26,9 @@ use crate::{
     respond::{self, Means, cgroup::AgentCgroup},
     store::{Store, row::Row},
 };
+
+/// Most processes that come from outside between two looks and are looked at.
+const CAME: usize = 256;
 
 /// Where what happens goes.
 pub struct Outputs {
@@ -206,6 +214,12 @@ pub struct Agent {
     pub workspace: Option<String>,
     /// The `agentwatch run` that starts its command.
     pub runner: Option<ProcessKey>,
+    /// How long its end may be waited for.
+    pub(super) patience: Duration,
+    /// When its processes were killed of which some had not ended yet, and whether that was said.
+    pub(super) ending: Option<(Instant, bool)>,
+    /// Processes that have come into it from outside, where that is to be looked at.
+    pub(super) came: Vec<u32>,
     cgroup: AgentCgroup,
     not_stored_told: bool,
 }
@@ -237,6 +251,9 @@ impl Agent {
             workspace: workspace
                 .map(|folder| crate::text::escape(folder.as_os_str().as_encoded_bytes())),
             runner,
+            patience: respond::EMPTY_WITHIN,
+            ending: None,
+            came: Vec::new(),
             cgroup,
             not_stored_told: false,
         }
@@ -276,6 +293,10 @@ impl Agent {
             standing,
             counts,
             cgroup,
+            came,
+            runner,
+            patience,
+            ending,
             ..
         } = self;
         let mut sink = Outlet {
@@ -286,6 +307,10 @@ impl Agent {
             counts,
             cgroup,
             probe,
+            patience: *patience,
+            ending,
+            // What a run starts was asked for.
+            came: runner.is_none().then_some(came),
             mode: pipeline.policy().mode,
         };
         pipeline.step(record, &mut sink);
@@ -332,12 +357,52 @@ struct Outlet<'a> {
     counts: &'a mut Counts,
     cgroup: &'a AgentCgroup,
     probe: Option<&'a mut Probe>,
+    patience: Duration,
+    ending: &'a mut Option<(Instant, bool)>,
+    came: Option<&'a mut Vec<u32>>,
     mode: Mode,
+}
+
+impl Outlet<'_> {
+    /// The process that has come into the cgroup from outside, where an event tells of one: a program that
+    /// somebody else's process started there, or a process that somebody else moved in. What an agent's own
+    /// process does is none, nor is what was made by one that has ended.
+    fn came(&self, event: &Event, world: &World) -> Option<u32> {
+        let moved = match event.kind {
+            Kind::Exec(_) => event.process.pid,
+            Kind::CgroupMove {
+                moved,
+                to_agent,
+                protected: false,
+                ..
+            } if to_agent == self.number => moved,
+            _ => return None,
+        };
+        if moved != event.process.pid {
+            return (event.process.start_ns == 0).then_some(moved);
+        }
+        let parent = ProcessKey {
+            pid: event.ppid,
+            start_ns: 0,
+        };
+        if world.processes.get(parent).is_some_and(|one| one.member) {
+            return None;
+        }
+        let is_other = self.probe.as_ref()?.agent_of(event.ppid).is_none();
+        (is_other && seed::stat(event.ppid).is_some()).then_some(moved)
+    }
 }
 
 impl Sink for Outlet<'_> {
     fn event(&mut self, event: &Event, world: &World) {
         self.counts.observe(event);
+        if self.came.is_some()
+            && let Some(pid) = self.came(event, world)
+            && let Some(came) = &mut self.came
+            && came.len() < CAME
+        {
+            came.push(pid);
+        }
         let Some(row) = row_of(event, world) else {
             return;
         };
@@ -372,6 +437,9 @@ impl Sink for Outlet<'_> {
             Action::Kill => &mut self.standing.killed,
         };
         *acted = true;
+        if finding.response.taken == Action::Kill && finding.response.empty_us.is_none() {
+            self.ending.get_or_insert((Instant::now(), false));
+        }
         self.standing.reason = Some(format!("{} ({})", finding.message, finding.id));
         if finding.response.taken == Action::Kill && self.killed_by.is_none() {
             *self.killed_by = Some(finding.clone());
@@ -387,6 +455,11 @@ impl Sink for Outlet<'_> {
 
     fn resume(&mut self, event: &Event, stopped: Stopped, left: u64) {
         if self.killed_by.is_some() {
+            return;
+        }
+        // Outside its cgroup nothing else holds a process of an agent that is frozen.
+        let inside = || self.cgroup.processes().unwrap_or_default();
+        if self.standing.frozen && inside().binary_search(&event.process.pid).is_err() {
             return;
         }
         let refilled = match &mut self.probe {
@@ -409,6 +482,15 @@ impl Means for Outlet<'_> {
 
     fn members(&self) -> Vec<ProcessKey> {
         members(self.probe.as_deref(), self.number)
+    }
+
+    fn patience(&self) -> Duration {
+        if self.standing.killed {
+            // It was waited for already.
+            Duration::ZERO
+        } else {
+            self.patience
+        }
     }
 
     fn quarantine(&mut self, cut_off: bool) -> Result<()> {

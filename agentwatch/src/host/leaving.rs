@@ -95,9 +95,74 @@ impl Host {
         }
     }
 
+    /// Looks whether agents that were killed have ended. What they have outside their cgroup ends with them.
+    pub(super) fn see_ends(&mut self) {
+        let ending: Vec<_> = self
+            .agents
+            .values()
+            .filter_map(|agent| Some((agent.number, agent.ending?)))
+            .collect();
+        for (number, (since, told)) in ending {
+            let members = self.members(number);
+            let Some(agent) = self.agents.get_mut(&number) else {
+                continue;
+            };
+            let is_over = agent.cgroup().is_empty();
+            let outside = respond::kill_outside(agent.cgroup(), members);
+            let took = since.elapsed();
+            let said = if is_over {
+                agent.ending = None;
+                format!(
+                    "agentwatch: its processes have ended, {:.1} s after the kill; {} of them outside its cgroup\n",
+                    took.as_secs_f64(),
+                    outside.len()
+                )
+            } else if took > respond::EMPTY_WITHIN && !told {
+                agent.ending = Some((since, true));
+                format!(
+                    "agentwatch: its cgroup is not empty {} s after the kill: a process cannot be ended now\n",
+                    took.as_secs()
+                )
+            } else {
+                continue;
+            };
+            agent.outputs.notices.write(&said);
+        }
+    }
+
+    /// Ends the watching of agents that turn out to be none: into their cgroup came what may be in no agent's.
+    pub(super) fn turn_away(&mut self) -> Result<()> {
+        let Some(door) = &self.door else {
+            return Ok(());
+        };
+        let mut away = Vec::new();
+        for agent in self.agents.values_mut() {
+            let came = std::mem::take(&mut agent.came);
+            let refused = came
+                .into_iter()
+                .find_map(|pid| door.still_admits(agent.cgroup(), pid).err());
+            if let Some(error) = refused {
+                away.push((agent.number, agent.cgroup().clone(), error));
+            }
+        }
+        for (number, cgroup, error) in away {
+            let ended = self.remove(&HashSet::from([number]))?;
+            if let Some(door) = &mut self.door {
+                for agent in ended {
+                    door.refused(&agent.name, &cgroup, &error);
+                    door.ended(agent);
+                }
+            }
+            // Agents may be below it.
+            self.look_again = true;
+        }
+        Ok(())
+    }
+
     /// Ends the watching of agents whose cgroup was removed and of which no process is left.
     pub(super) fn end_gone(&mut self) -> Result<()> {
-        if self.door.is_none() || !self.agents.values().any(|agent| agent.standing.gone) {
+        let may_have_ended = std::mem::take(&mut self.may_have_ended);
+        if self.door.is_none() || !may_have_ended {
             return Ok(());
         }
         let mut gone: HashSet<u32> = self
@@ -106,6 +171,9 @@ impl Host {
             .filter(|agent| agent.standing.gone)
             .map(|agent| agent.number)
             .collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
         // A process that has left the cgroup is the agent's still.
         if let Some(probe) = &self.probe {
             let alive = probe.with_processes()?;

@@ -89,8 +89,18 @@ pub trait Door {
     fn below(&self, path: &Path) -> Vec<(PathBuf, u64)>;
     /// Where a cgroup's folder is.
     fn on_disk(&self, path: &Path) -> PathBuf;
-    /// One could not be watched, or not as its policy wants it.
-    fn refused(&mut self, name: &str, error: &anyhow::Error);
+    /// One cannot be asked for now.
+    fn not_now(&mut self, path: &Path, id: u64, error: &anyhow::Error);
+    /// Whether a process that came into an agent's cgroup from outside may be in one.
+    ///
+    /// # Errors
+    ///
+    /// When it may not; it says why.
+    fn still_admits(&self, cgroup: &AgentCgroup, pid: u32) -> Result<()>;
+    /// One could not be watched, or not as its policy wants it, or is one no longer.
+    fn refused(&mut self, name: &str, cgroup: &AgentCgroup, error: &anyhow::Error);
+    /// One is watched.
+    fn watched(&mut self, cgroup: &AgentCgroup);
     /// One has ended.
     fn ended(&mut self, ended: Ended);
 }
@@ -119,12 +129,16 @@ pub struct Host {
     held: Vec<Bytes>,
     /// Cgroups of which it is being asked whose they are, by the number that the agent would have.
     waiting: HashMap<u32, Waiting>,
+    /// What is kept of all of them, bytes.
+    waiting_bytes: usize,
     /// Numbers of which something was read and that no agent had, a short while ago.
     unknown: HashSet<u32>,
     /// Records of cgroups that turned out to be no agent's.
     pub strays: u64,
     /// Some record came whose agent nobody introduced: perhaps one was not told of.
     pub look_again: bool,
+    /// An agent whose cgroup is gone may have no process any more: to see that takes a look at those of all.
+    may_have_ended: bool,
     /// Agents that have ended while the host was running.
     pub gone: u64,
     /// What was counted of them.
@@ -168,9 +182,11 @@ impl Host {
             batch: Vec::new(),
             held: Vec::new(),
             waiting: HashMap::new(),
+            waiting_bytes: 0,
             unknown: HashSet::new(),
             strays: 0,
             look_again: false,
+            may_have_ended: false,
             gone: 0,
             past: sums::Past::default(),
         })
@@ -189,6 +205,11 @@ impl Host {
     /// When there are too many cgroups to look below.
     pub fn look_below(&mut self, id: u64, levels: u32) -> Result<()> {
         self.probe()?.look_below(id, levels)
+    }
+
+    /// How many cgroups could not be looked below: the kernel tells of none that come to be there. Ever more.
+    pub fn not_looked_below(&self) -> u64 {
+        self.source.tally(0).untagged
     }
 
     /// Handles for who looks on. Once.
@@ -289,6 +310,7 @@ impl Host {
         self.tell_what_goes_on(now);
         self.follow();
         self.flow(&held)?;
+        self.turn_away()?;
         self.end_gone()
     }
 
@@ -336,7 +358,11 @@ impl Host {
         for record in &batch {
             match source::route(record) {
                 Some(Route::Agent(number)) => match self.agents.get_mut(&number) {
-                    Some(agent) => agent.step(record, self.probe.as_mut()),
+                    Some(agent) => {
+                        agent.step(record, self.probe.as_mut());
+                        // Perhaps the last process of it, which had left the cgroup.
+                        self.may_have_ended |= agent.standing.gone && source::is_exit(record);
+                    }
                     None => self.stray(record, number, held.contains(&record.as_ptr())),
                 },
                 // A part of an agent, or one that may be one itself.
@@ -346,6 +372,7 @@ impl Host {
                 Some(Route::Gone(number)) => {
                     if let Some(agent) = self.agents.get_mut(&number) {
                         agent.standing.gone = true;
+                        self.may_have_ended = true;
                     }
                 }
                 None => {}
@@ -402,10 +429,12 @@ impl Host {
     /// What is to be seen to now and then: what the kernel may not have told of, and what people are to
     /// be told.
     pub fn look_after(&mut self) {
+        self.may_have_ended = true;
+        self.see_ends();
         for agent in self.agents.values_mut() {
             agent.say_if_not_stored();
             // Where the record of it was lost, the cgroup is no more all the same.
-            agent.standing.gone |= !agent.cgroup().path().exists();
+            agent.standing.gone |= !agent.cgroup().is_there();
         }
         // Last records of what is no agent, or no more: what counts them goes, where nobody has come for
         // them since the last time.
@@ -432,13 +461,15 @@ impl Host {
         let (plan, outputs) = match door.admit(path, id) {
             Admission::Agent(agent) => *agent,
             Admission::Later => return self.wait_for(number, id, path),
-            Admission::No => return self.let_go(number, path),
+            Admission::No => return self.let_go(number, id, path),
         };
-        let name = plan.name.clone();
-        if let Err(error) = self.add(plan, outputs)
-            && let Some(door) = &mut self.door
-        {
-            door.refused(&name, &error);
+        let (name, cgroup) = (plan.name.clone(), plan.cgroup.clone());
+        let added = self.add(plan, outputs);
+        if let Some(door) = &mut self.door {
+            match added {
+                Ok(_) => door.watched(&cgroup),
+                Err(error) => door.refused(&name, &cgroup, &error),
+            }
         }
     }
 
@@ -467,17 +498,33 @@ impl Host {
         agent::members(self.probe.as_ref(), number)
     }
 
-    /// Ends every process of an agent, in its cgroup and outside.
+    /// Ends every process of an agent, in its cgroup and outside, and waits until they have ended.
     ///
     /// # Errors
     ///
     /// When the cgroup is protected or the kernel refuses.
     pub fn end_members(&self, number: u32) -> Result<()> {
-        let agent = self.agents.get(&number).context("no such agent")?;
-        agent.cgroup().kill()?;
-        agent.cgroup().wait_empty(respond::EMPTY_WITHIN);
-        respond::kill_outside(agent.cgroup(), self.members(number));
+        self.order_end(number)?;
+        self.see_end(number, respond::EMPTY_WITHIN);
         Ok(())
+    }
+
+    /// Kills all in an agent's cgroup.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::end_members`].
+    pub fn order_end(&self, number: u32) -> Result<()> {
+        let agent = self.agents.get(&number).context("no such agent")?;
+        agent.cgroup().kill()
+    }
+
+    /// After [`Host::order_end`]: waits until the cgroup is empty, and kills what the agent has outside of it.
+    pub fn see_end(&self, number: u32, at_most: Duration) {
+        if let Some(agent) = self.agents.get(&number) {
+            agent.cgroup().wait_empty(at_most);
+            respond::kill_outside(agent.cgroup(), self.members(number));
+        }
     }
 }
 

@@ -24,6 +24,9 @@ impl Host {
         }
         let (workspace, homes) = (plan.workspace.clone(), plan.homes.clone());
         let mut agent = Agent::new(number, plan, outputs);
+        if self.door.is_some() {
+            agent.patience = respond::EMPTY_SOON;
+        }
         let mut records = agent.introduction(workspace.as_deref());
         if let Some([prio, bulk]) = share {
             probe.share(number, prio, bulk)?;
@@ -34,21 +37,20 @@ impl Host {
         }
         probe.thin(number, agent.pipeline.policy().events.thin)?;
         probe.defend(number, agent.pipeline.defends())?;
-        // A cgroup that was removed before its first record was read: what happened in it is in the
-        // records still.
-        if agent.cgroup().path().exists() {
+        // A cgroup that was removed before its first record was read, and perhaps made again by that name: what
+        // happened in it is in the records still.
+        if agent.cgroup().is_there() {
             let in_force = enforce(probe, &mut agent, &homes)
                 .and_then(|()| probe.watch(number, agent.cgroup().path(), agent.cgroup().id));
-            match in_force {
-                Err(_) if !agent.cgroup().path().exists() => {}
-                other => other?,
+            if agent.cgroup().is_there() {
+                in_force?;
+                take_in_members(probe, &agent, &mut records)?;
+                let members = agent.cgroup().processes()?.into_iter();
+                let refused = members
+                    .map(|pid| probe.inherited(number, pid).err())
+                    .find(Option::is_some);
+                agent.say_not_followed(refused.flatten().map(|error| format!("{error:#}")));
             }
-            take_in_members(probe, &agent, &mut records)?;
-            let members = agent.cgroup().processes()?.into_iter();
-            let refused = members
-                .map(|pid| probe.inherited(number, pid).err())
-                .find(Option::is_some);
-            agent.say_not_followed(refused.flatten().map(|error| format!("{error:#}")));
         }
         for record in &records {
             agent.step(record, Some(probe));
@@ -95,9 +97,12 @@ pub(super) fn enforce(probe: &mut Probe, agent: &mut Agent, homes: &[PathBuf]) -
 /// but what a tagged one forks is tagged by the kernel.
 fn take_in_members(probe: &mut Probe, agent: &Agent, records: &mut Vec<Bytes>) -> Result<()> {
     let number = agent.number;
-    for (_, id) in agent.cgroup().subtree()? {
-        probe.tag_cgroup(number, id)?;
+    let subtree = agent.cgroup().subtree()?;
+    for (_, id) in &subtree {
+        probe.tag_cgroup(number, *id)?;
     }
+    // What comes to be in it is the agent's, however much that is.
+    probe.look_no_more_below(subtree.into_iter().map(|(_, id)| id))?;
     let mut known = HashSet::new();
     loop {
         let new: Vec<u32> = agent

@@ -2,6 +2,7 @@
 //! they ask. None of it makes the way of the events wait.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -16,6 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Agent, Counts, Host, Standing, sums::Past};
 use crate::{
     api::model::{FoundBy, Verb},
+    enrich::processes::Did,
+    event::ProcessKey,
     finding::Finding,
     policy::Policy,
     respond::{self, cgroup::AgentCgroup},
@@ -181,13 +184,22 @@ pub enum Order {
         /// How many these were.
         reply: oneshot::Sender<usize>,
     },
-    /// The peers' names of the flows of an agent, by cookie.
-    Names {
+    /// What is known of an agent's flows and processes beside what the kernel's maps say.
+    Known {
         /// Of which.
         number: u32,
-        /// The names.
-        reply: oneshot::Sender<Vec<(u64, SocketAddr, String)>>,
+        /// It.
+        reply: oneshot::Sender<Known>,
     },
+}
+
+/// What is known of an agent's flows and processes.
+#[derive(Default)]
+pub struct Known {
+    /// The peers' names of flows, by cookie.
+    pub names: Vec<(u64, SocketAddr, String)>,
+    /// What the processes did.
+    pub did: HashMap<ProcessKey, Did>,
 }
 
 /// A queue for orders.
@@ -246,14 +258,18 @@ impl Host {
                     .map(|agent| respond::kill_outside(agent.cgroup(), self.members(number)));
                 let _ = reply.send(killed.map_or(0, |pids| pids.len()));
             }
-            Order::Names { number, reply } => {
-                let names = self.agent(number).map(|agent| {
-                    let named = agent.pipeline.world.flows.named_of(number);
-                    named
-                        .map(|(cookie, remote, name)| (cookie, remote, name.to_owned()))
-                        .collect()
+            Order::Known { number, reply } => {
+                let known = self.agent(number).map(|agent| {
+                    let world = &agent.pipeline.world;
+                    let named = world.flows.named_of(number);
+                    Known {
+                        names: named
+                            .map(|(cookie, remote, name)| (cookie, remote, name.to_owned()))
+                            .collect(),
+                        did: world.processes.alive().collect(),
+                    }
                 });
-                let _ = reply.send(names.unwrap_or_default());
+                let _ = reply.send(known.unwrap_or_default());
             }
         }
     }

@@ -9,16 +9,16 @@ use std::{
 };
 
 use agentwatch_common::{
-    budget::{Budget, OwnKey},
+    budget::Budget,
     deny::{
         DeniedInode, DeniedKey, DeniedName, DeviceKey, DeviceRule, Enforcement, PeerKey, PeerRules,
-        Repeat, RepeatKey, SysctlKey, enforce,
+        Repeat, RepeatKey, SysctlKey, enforce, scope,
     },
     flow::Borrowed,
     loss::Share,
     tag::{Task, agent_of_cgroup},
 };
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Pod,
     maps::{HashMap, MapData, lpm_trie::LpmTrie},
@@ -58,6 +58,11 @@ impl Probe {
     pub fn watch(&mut self, agent: u32, cgroup: &Path, id: u64) -> Result<()> {
         let folder = File::open(cgroup)
             .with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
+        ensure!(
+            folder.metadata()?.ino() == id,
+            "the cgroup {} is another one by now",
+            cgroup.display()
+        );
         for name in hooks::CGROUP {
             self.attach_to(agent, name, &folder)
                 .map_err(|error| explain(&error))
@@ -111,7 +116,21 @@ impl Probe {
         let before = parents.get(&id, 0).unwrap_or(0);
         parents
             .insert(id, before | levels, 0)
-            .context("more cgroups between the configured ones and the agents' than 16384")
+            .context("there are more than 16384 cgroups below which agents may be")
+    }
+
+    /// Has it look for none below these any more: they are an agent's.
+    ///
+    /// # Errors
+    ///
+    /// When the map is missing.
+    pub fn look_no_more_below(&mut self, ids: impl Iterator<Item = u64>) -> Result<()> {
+        let mut parents: HashMap<_, u64, u32> = self.map("PARENTS")?.try_into()?;
+        for id in ids {
+            // Most of them are not in it.
+            let _ = parents.remove(&id);
+        }
+        Ok(())
     }
 
     /// Tags a cgroup below one that is watched and was there before.
@@ -168,6 +187,12 @@ impl Probe {
             .collect())
     }
 
+    /// The agent whose process this is.
+    pub fn agent_of(&self, pid: u32) -> Option<u32> {
+        let tasks: HashMap<_, u32, Task> = self.ebpf.map("TASKS")?.try_into().ok()?;
+        tasks.get(&pid, 0).ok().map(|task| task.agent)
+    }
+
     /// The agents that have a process.
     ///
     /// # Errors
@@ -205,6 +230,31 @@ impl Probe {
         remove(&mut cgroups, |_, agent| agents.contains(agent));
         let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
         remove(&mut tasks, |_, task| agents.contains(&task.agent));
+        Ok(())
+    }
+
+    /// Takes the tag of a cgroup away, where it is this agent's.
+    ///
+    /// # Errors
+    ///
+    /// When the map is missing.
+    pub fn untag_cgroup(&mut self, id: u64, agent: u32) -> Result<()> {
+        let mut cgroups: HashMap<_, u64, u32> = self.map("CGROUPS")?.try_into()?;
+        if cgroups.get(&id, 0).is_ok_and(|tag| tag == agent) {
+            let _ = cgroups.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Takes the tags of an agent's processes away; those in a cgroup that has another tag get that one.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn untag_tasks(&mut self, agent: u32) -> Result<()> {
+        self.hand_down_tasks(agent)?;
+        let mut tasks: HashMap<_, u32, Task> = self.map("TASKS")?.try_into()?;
+        remove(&mut tasks, |_, task| task.agent == agent);
         Ok(())
     }
 
@@ -275,9 +325,13 @@ impl Probe {
             sent: [0; 2],
         };
         let mut shares: HashMap<_, u32, Share> = self.map("SHARES")?.try_into()?;
-        shares.insert(agent, share, 0).context(
-            "cannot give the agent its share of the rings: 1024 agents are watched already",
-        )
+        // It may have it since it was asked whose its cgroup is: what it has sent since counts.
+        match shares.insert(agent, share, NO_EXIST) {
+            Err(_) if shares.get(&agent, 0).is_ok() => Ok(()),
+            given => given.context(
+                "cannot give the agent its share of the rings: 1024 agents are watched already",
+            ),
+        }
     }
 
     /// Removes agents that were untagged from every map, and detaches what is attached to their cgroups.
@@ -315,12 +369,17 @@ impl Probe {
             agents.iter().filter(with).copied().collect()
         };
         if !denied.is_empty() {
+            let mut enforced: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
+            for agent in &denied {
+                let _ = enforced.remove(agent);
+            }
             self.forget_denials(&denied.into_iter().collect())?;
         }
         Ok(())
     }
 
-    /// Takes back what the policies of agents deny.
+    /// Takes back what the policies of agents deny. Who is cut off from the network stays so, but for the same as
+    /// before ([`Probe::enforce`] puts what is new in its place).
     ///
     /// # Errors
     ///
@@ -328,12 +387,27 @@ impl Probe {
     pub fn forget_denials(&mut self, agents: &HashSet<u32>) -> Result<()> {
         let of = |agent: u32| agents.contains(&agent);
         let mut enforced: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
-        remove(&mut enforced, |agent, _| of(*agent));
+        let is_cut_off = |wire: &Enforcement| wire.flags & enforce::QUARANTINE != 0;
+        let mut cut_off = HashSet::new();
+        for agent in agents {
+            if enforced.get(agent, 0).is_ok_and(|wire| is_cut_off(&wire)) {
+                cut_off.insert(*agent);
+                let only = Enforcement {
+                    flags: enforce::QUARANTINE,
+                    ..Enforcement::NONE
+                };
+                enforced.insert(agent, only, EXIST)?;
+            }
+        }
+        remove(&mut enforced, |agent, wire| of(*agent) && !is_cut_off(wire));
         let mut peers: LpmTrie<_, PeerKey, PeerRules> = self.map("DENIED_PEERS")?.try_into()?;
         let gone: Vec<_> = peers
             .keys()
             .filter_map(Result::ok)
-            .filter(|key| of({ key.data() }.agent))
+            .filter(|key| {
+                let PeerKey { agent, scope, .. } = key.data();
+                of(agent) && !(scope == scope::KEEP && cut_off.contains(&agent))
+            })
             .collect();
         for key in gone {
             let _ = peers.remove(&key);
@@ -359,18 +433,6 @@ impl Probe {
         let mut repeats: HashMap<_, RepeatKey, Repeat> = self.map("REPEATS")?.try_into()?;
         remove(&mut repeats, |key, _| of(key.agent));
         self.switch_packet_rules(enforce::CONNECT | enforce::QUARANTINE)
-    }
-
-    /// Removes what agents made from the map of it. It is a large one, and entries in it that nobody
-    /// asks for do no harm: not for each agent that ends.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn forget_files(&mut self, is_gone: impl Fn(u32) -> bool) -> Result<()> {
-        let mut own: HashMap<_, OwnKey, u8> = self.map("OWN")?.try_into()?;
-        remove(&mut own, |key, _| is_gone(key.agent));
-        Ok(())
     }
 }
 

@@ -117,6 +117,12 @@ impl Probe {
         let rules = policy.denials().map_err(anyhow::Error::msg)?;
         let mut enforced = Enforced::default();
         self.fill_peers(agent, &rules)?;
+        let map: HashMap<_, u32, Enforcement> = self.map("ENFORCED")?.try_into()?;
+        let before = map.get(&agent, 0).unwrap_or(Enforcement::NONE);
+        let cut_off = before.flags & enforce::QUARANTINE;
+        if cut_off != 0 {
+            self.keep_no_others(agent, &rules.keep)?;
+        }
         self.fill_devices(agent, policy, &mut enforced)?;
         self.fill_sysctls(agent, policy)?;
         self.fill_files(agent, policy, homes, &mut enforced)?;
@@ -128,7 +134,10 @@ impl Probe {
             }
         }
         if rules.wire.flags != 0 {
-            self.set_enforcement(agent, rules.wire)?;
+            let mut wire = rules.wire;
+            // Not for a moment is an agent let in that is cut off.
+            wire.flags |= cut_off;
+            self.set_enforcement(agent, wire)?;
         }
         Ok(enforced)
     }
@@ -283,6 +292,29 @@ impl Probe {
         fill(scope::CONNECT, &rules.connect)?;
         fill(scope::BIND, &rules.bind)?;
         fill(scope::KEEP, &rules.keep)
+    }
+
+    /// Removes what an agent that is cut off kept of the network by another policy, and by this one does not.
+    fn keep_no_others(&mut self, agent: u32, keep: &[Node]) -> Result<()> {
+        let mut map: LpmTrie<_, PeerKey, PeerRules> = self.map("DENIED_PEERS")?.try_into()?;
+        let kept: HashSet<_> = keep
+            .iter()
+            .map(|(bits, address, _)| (PeerKey::BITS_BEFORE + bits, *address))
+            .collect();
+        let others: Vec<_> = map
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| {
+                let of: PeerKey = key.data();
+                of.agent == agent
+                    && of.scope == scope::KEEP
+                    && !kept.contains(&(key.prefix_len(), of.address))
+            })
+            .collect();
+        for key in others {
+            let _ = map.remove(&key);
+        }
+        Ok(())
     }
 
     fn fill_devices(&mut self, agent: u32, policy: &Policy, enforced: &mut Enforced) -> Result<()> {

@@ -9,10 +9,13 @@ use std::{
 use agentwatch_common::{
     file::{ThinKey, Thinned},
     flow::{FlowKey, FlowState},
-    loss::{CounterKey, Read, Tally},
+    loss::{CounterKey, Read, Tally, counter},
 };
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, MapData, PerCpuHashMap, RingBuf};
+use aya::{
+    maps::{HashMap, MapData, PerCpuHashMap, PerCpuValues, RingBuf},
+    util::nr_cpus,
+};
 
 use super::{Probe, gauge};
 
@@ -49,19 +52,34 @@ impl Rings {
         gauge::tally(&self.counters, agent)
     }
 
+    /// Counts records of an agent that were read and given up since: as lost, beside what the kernel lost.
+    pub fn not_kept(&mut self, agent: u32, records: u64) {
+        let key = CounterKey {
+            agent,
+            counter: counter::LOST_NOT_KEPT,
+        };
+        let before = self.counters.get(&key, 0);
+        let before: u64 = before.map_or(0, |counted| counted.iter().sum());
+        let Ok(cpus) = nr_cpus() else {
+            return; // then no map of this kind could be read
+        };
+        let mut counted = vec![0; cpus];
+        counted[0] = before + records;
+        // Full: the agent is not counted at all then.
+        let _ =
+            PerCpuValues::try_from(counted).map(|counted| self.counters.insert(key, counted, 0));
+    }
+
     /// Keeps nothing more of agents that have ended.
     pub fn forget(&mut self, agents: &HashSet<u32>) {
         for agent in agents {
             let _ = self.read.remove(agent);
         }
-        let gone: Vec<CounterKey> = self
-            .counters
-            .keys()
-            .filter_map(Result::ok)
-            .filter(|key| agents.contains(&key.agent))
-            .collect();
-        for key in gone {
-            let _ = self.counters.remove(&key);
+        for &agent in agents {
+            // Most of them are not there. Not by a look at all of them: there may be thousands.
+            for counter in counter::EMITTED..=counter::DENIED {
+                let _ = self.counters.remove(&CounterKey { agent, counter });
+            }
         }
         let gone: Vec<ThinKey> = self
             .thinned

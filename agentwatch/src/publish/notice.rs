@@ -10,7 +10,10 @@ use std::{
 use rustix::termios::{LocalModes, tcgetattr};
 use serde::Deserialize;
 
-use crate::finding::{Action, Finding, ProcessInfo, Response, Severity};
+use crate::{
+    cli::Form,
+    finding::{Action, Finding, ProcessInfo, Response, Severity},
+};
 
 /// How findings are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +23,8 @@ pub enum Format {
         /// With colours.
         colour: bool,
     },
-    /// One object a line.
-    Json,
+    /// For programs: one object each.
+    Object(Form),
 }
 
 /// Writes findings, without spoiling what the command draws.
@@ -103,10 +106,12 @@ impl Notices {
         }
         let text = match self.format {
             Format::Text { colour } => text(shown, colour),
-            Format::Json => match json() {
-                Ok(json) => json + "\n",
-                Err(error) => format!("agentwatch: cannot write a finding as JSON: {error}\n"),
-            },
+            Format::Object(form) => json()
+                .map_err(Into::into)
+                .and_then(|json| form.again(&json))
+                .unwrap_or_else(|error| {
+                    format!("agentwatch: cannot write a finding as an object: {error:#}\n")
+                }),
         };
         self.held.push(text);
         if self.file.is_some() || !screen_is_taken() {

@@ -106,6 +106,11 @@ impl AgentCgroup {
         &self.path
     }
 
+    /// Whether it is there: another cgroup of the same name is not the agent's.
+    pub fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|folder| folder.ino() == self.id)
+    }
+
     /// The ids of it and of all cgroups below it.
     ///
     /// # Errors
@@ -157,8 +162,7 @@ impl AgentCgroup {
 
     /// Those of its processes that must never be acted upon.
     fn hostages(&self) -> Result<Vec<&Protected>> {
-        // Another cgroup of the same name is not the agent's.
-        if fs::metadata(&self.path).map_or(true, |folder| folder.ino() != self.id) {
+        if !self.is_there() {
             bail!("the cgroup {} is no more", self.path.display());
         }
         let pids = self.processes()?;

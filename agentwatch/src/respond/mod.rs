@@ -24,6 +24,8 @@ const ACTS_FROM: Severity = Severity::High;
 /// How long a killed agent may take to be gone. Processes in uninterruptible sleep take what they
 /// take; the finding says so then.
 pub const EMPTY_WITHIN: Duration = Duration::from_secs(5);
+/// The same where other agents are watched beside it: its end is seen later then.
+pub const EMPTY_SOON: Duration = Duration::from_millis(50);
 /// How long what comes after a finding waits for a freeze: the longest that was seen is 21 ms.
 const FROZEN_WITHIN: Duration = Duration::from_millis(50);
 
@@ -43,6 +45,10 @@ pub trait Means {
     fn cgroup(&self) -> Option<&AgentCgroup>;
     /// The agent's processes that are alive, in its cgroup or not.
     fn members(&self) -> Vec<ProcessKey>;
+    /// How long it may be waited for the end of a killed agent.
+    fn patience(&self) -> Duration {
+        EMPTY_WITHIN
+    }
     /// Cuts the agent's network, but for what its policy keeps; or lets it in again.
     ///
     /// # Errors
@@ -116,7 +122,8 @@ pub fn respond(
                 return not_done(&format!("{error:#}"));
             }
             let ordered_us = since(now_ns());
-            let emptied = agent.wait_empty(EMPTY_WITHIN);
+            let patience = means.patience();
+            let emptied = agent.wait_empty(patience);
             let empty_us = if emptied { since(now_ns()) } else { None };
             let outside = kill_outside(agent, means.members());
             Response {
@@ -124,20 +131,26 @@ pub fn respond(
                 empty_us,
                 outside,
                 ..done((!emptied).then(|| {
-                    format!(
-                        "the cgroup was not empty after {} s: a process cannot be ended now",
-                        EMPTY_WITHIN.as_secs()
-                    )
+                    if patience < EMPTY_WITHIN {
+                        "its processes are still ending".to_owned()
+                    } else {
+                        format!(
+                            "the cgroup was not empty after {} s: a process cannot be ended now",
+                            EMPTY_WITHIN.as_secs()
+                        )
+                    }
                 }))
             }
         }
     }
 }
 
-/// Kills the agent's processes that are no longer in its cgroup, which is empty by now. Which they were.
+/// Kills the agent's processes that are no longer in its cgroup, all of which was killed. Which they were.
 pub fn kill_outside(agent: &AgentCgroup, members: Vec<ProcessKey>) -> Vec<u32> {
+    let inside = agent.processes().unwrap_or_default();
     members
         .into_iter()
+        .filter(|process| inside.binary_search(&process.pid).is_err())
         .filter(|process| agent.kill_outsider(*process))
         .map(|process| process.pid)
         .collect()

@@ -240,6 +240,16 @@ impl Source {
         self.got.keys().copied()
     }
 
+    /// Counts records of an agent as lost that were read and could not be kept.
+    pub fn not_kept(&mut self, agent: u32, records: u64) {
+        if records > 0
+            && let Some(got) = self.got.get_mut(&agent)
+        {
+            got.records = got.records.saturating_sub(records);
+            self.rings.not_kept(agent, records);
+        }
+    }
+
     /// How many of an agent's records were delivered.
     pub fn delivered(&self, agent: u32) -> u64 {
         self.got.get(&agent).map_or(0, |got| got.records)
@@ -306,6 +316,11 @@ pub fn route(record: &[u8]) -> Option<Route> {
         kind::CGROUP_GONE => Route::Gone(head.agent),
         _ => Route::Agent(head.agent),
     })
+}
+
+/// Whether it tells of the end of a process.
+pub fn is_exit(record: &[u8]) -> bool {
+    Head::of(record).is_some_and(|head| head.kind == kind::EXIT)
 }
 
 /// A record of another agent. Of a cgroup that is an agent's own and was taken for a part of one that turned

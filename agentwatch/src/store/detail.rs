@@ -26,14 +26,14 @@ impl<'de> Deserialize<'de> for Detail {
 /// See [`File`].
 #[derive(Debug, Clone, Copy)]
 pub struct FileFacts {
-    count: u32,
-    created: bool,
-    write: bool,
-    uring: bool,
-    flags: u32,
-    mode: u32,
-    path_source: PathSource,
-    replaced: Option<Inode>,
+    pub(super) count: u32,
+    pub(super) created: bool,
+    pub(super) write: bool,
+    pub(super) uring: bool,
+    pub(super) flags: u32,
+    pub(super) mode: u32,
+    pub(super) path_source: PathSource,
+    pub(super) replaced: Option<Inode>,
 }
 
 impl From<&File> for FileFacts {

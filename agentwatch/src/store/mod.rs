@@ -1,4 +1,5 @@
-//! The local history: SQLite, a file a day in the data folder.
+//! The local history: SQLite, a file a day in the data folder; compressed when the day has been over for a
+//! while (`cold.rs`), removed when it is too old or too much (`retain.rs`).
 //!
 //! One thread writes, in batches, behind a bounded queue: the way from the kernel to the kill never
 //! waits for a disk. WAL with `synchronous=NORMAL`: a process that is killed loses what was not
@@ -6,14 +7,23 @@
 //! lose the last commits as well.
 
 pub mod clickhouse;
+mod cold;
 pub mod detail;
 pub mod export;
+mod files;
 pub mod follow;
+mod insert;
+mod kept;
+mod packed;
 pub mod page;
 pub mod query;
+mod reader;
+mod retain;
 pub mod row;
 mod said;
 pub mod schema;
+pub mod sql;
+mod version1;
 pub mod writer;
 
 use std::{
@@ -35,6 +45,7 @@ use crate::{api::model::Action, event::Tally, finding::Finding};
 use row::Row;
 use writer::{Message, RunInfo, Shared, What};
 
+pub use retain::{Done, Retention, tidy};
 pub use writer::Totals;
 
 /// How many rows may wait for the disk. When they do, further events are dropped and counted.
@@ -74,6 +85,8 @@ pub struct Writer {
     queue: SyncSender<Message>,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
+    dir: PathBuf,
+    tidier: Option<retain::Tidier>,
 }
 
 impl Writer {
@@ -103,7 +116,23 @@ impl Writer {
             queue,
             shared,
             thread,
+            dir: dir.to_owned(),
+            tidier: None,
         })
+    }
+
+    /// Keeps the folder within limits from now on, until the writer ends: see [`Retention`].
+    ///
+    /// # Errors
+    ///
+    /// When the thread for it cannot be started.
+    pub fn keep(&mut self, retention: Retention) -> Result<()> {
+        // The one before ends first.
+        self.tidier = None;
+        let shared = Arc::clone(&self.shared);
+        let tidier = retain::Tidier::start(self.dir.clone(), retention, shared)?;
+        self.tidier = Some(tidier);
+        Ok(())
     }
 
     /// Begins a run.
@@ -139,7 +168,10 @@ impl Writer {
             queue,
             shared,
             thread,
+            dir: _,
+            tidier,
         } = self;
+        drop(tidier);
         shared.give_up_after(PATIENCE);
         drop(queue);
         if thread.join().is_err() {
@@ -250,7 +282,8 @@ impl Store {
     ///
     /// When the folder or today's file cannot be made.
     pub fn open(dir: &Path, agent: &str, command: &[String], wall_offset_ns: u64) -> Result<Self> {
-        let writer = Writer::open(dir)?;
+        let mut writer = Writer::open(dir)?;
+        writer.keep(Retention::default())?;
         let mut store = writer.begin(agent, command, wall_offset_ns);
         store.own_writer = Some(writer);
         Ok(store)
@@ -354,16 +387,24 @@ fn put(
     put
 }
 
-/// Puts something into the queue, within a second. False where it stays full.
+/// Puts something into the queue, within a second. False where it stays full: at once where the disk cannot be
+/// written, or where the last one has waited in vain.
 fn patiently(queue: &SyncSender<Message>, shared: &Shared, mut message: Message) -> bool {
     for _ in 0..100 {
         match put(queue, shared, message) {
-            Ok(()) => return true,
+            Ok(()) => {
+                shared.set_stuck(false);
+                return true;
+            }
             Err(TrySendError::Full(back)) => message = back,
             Err(TrySendError::Disconnected(_)) => return false,
         }
+        if shared.is_stuck() {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
+    shared.set_stuck(true);
     false
 }
 

@@ -1,10 +1,13 @@
 //! Pages of events, for who reads on where it was; and actions.
 
+use std::ops::ControlFlow;
+
 use anyhow::{Context as _, Result};
 use rusqlite::types::Value;
 
 use super::{
-    query::{COLUMNS, Filter, History, condition, event},
+    query::{Filter, History},
+    reader::{Order, Wanted},
     row::Row,
 };
 
@@ -48,39 +51,35 @@ impl History {
         after: Option<&Cursor>,
         limit: usize,
     ) -> Result<(Vec<Row>, Option<Cursor>)> {
-        let (condition, values) = condition(filter);
         let last = after.is_none() && filter.since.is_none();
-        let order = if last { "DESC" } else { "ASC" };
-        let sql = format!(
-            "SELECT {COLUMNS}, id FROM events WHERE {condition} AND id > ? ORDER BY id {order} LIMIT ?"
-        );
-        let mut found: Vec<(Row, Cursor)> = Vec::new();
-        let days = self.days();
-        let days: Vec<_> = if last {
-            days.rev().collect()
+        let order = if last {
+            Order::LastFirst
         } else {
-            days.collect()
+            Order::Stored
         };
-        for (day, connection) in days {
+        let mut found: Vec<(Row, Cursor)> = Vec::new();
+        let from = after.map(|after| &*after.day);
+        self.each_day(filter, from, last, |day, read| {
             let from = match after {
-                Some(after) if *day < *after.day => continue,
                 Some(after) if *day == *after.day => after.id,
                 _ => 0,
             };
-            let left = i64::try_from(limit - found.len())?;
-            if left == 0 {
-                break;
-            }
-            let mut values = values.clone();
-            values.extend([Value::from(from), Value::from(left)]);
-            let mut statement = connection.prepare(&sql)?;
-            let mut rows = statement.query(rusqlite::params_from_iter(values))?;
-            while let Some(row) = rows.next()? {
-                let id = row.get("id")?;
+            let wanted = Wanted {
+                after: from,
+                limit: Some(limit - found.len()),
+                ..Wanted::all(filter, order)
+            };
+            read.events(&wanted, |id, row| {
                 let day = day.to_owned();
-                found.push((event(row)?, Cursor { day, id }));
-            }
-        }
+                found.push((row, Cursor { day, id }));
+                Ok(())
+            })?;
+            Ok(if found.len() == limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })?;
         if last {
             found.reverse();
         }
@@ -95,21 +94,18 @@ impl History {
     /// When a row cannot be read.
     pub fn actions(&mut self, filter: &Filter) -> Result<Vec<serde_json::Value>> {
         let mut found = Vec::new();
-        for (_, connection) in self.days() {
-            // A file of an older agentwatch has no such table.
-            let Ok(mut statement) = connection.prepare(
-                "SELECT body FROM actions WHERE time_ns >= ?1 AND (?2 IS NULL OR agent = ?2) \
-                 ORDER BY time_ns, rowid",
-            ) else {
-                continue;
-            };
-            let since = filter.since.unwrap_or(i64::MIN);
-            let mut rows = statement.query(rusqlite::params![since, filter.agent])?;
-            while let Some(row) = rows.next()? {
+        let since = filter.since.unwrap_or(i64::MIN);
+        let values = [Value::from(since), Value::from(filter.agent.clone())];
+        self.rows(
+            "SELECT body FROM actions",
+            ("time_ns >= ?1 AND (?2 IS NULL OR agent = ?2)", "time_ns"),
+            &values,
+            |row| {
                 let body: String = row.get(0)?;
                 found.push(serde_json::from_str(&body).context("an action is damaged")?);
-            }
-        }
+                Ok(())
+            },
+        )?;
         Ok(found)
     }
 }

@@ -2,14 +2,18 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
-use rusqlite::{Connection, ErrorCode, OpenFlags, ffi, types::Value};
+use anyhow::{Result, bail};
+use rusqlite::{Connection, types::Value};
 
-use super::{detail::Detail, row::Row, schema};
+use super::{
+    files, kept,
+    reader::{Day, Order, Wanted, names, times},
+    row::Row,
+};
 
 /// What is asked for. Nothing said is everything.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +32,16 @@ pub struct Filter {
     pub pid: Option<u32>,
     /// The last so many.
     pub limit: Option<usize>,
+}
+
+impl Filter {
+    /// Whether a day may have something of its times.
+    pub(super) fn is_in(&self, day: &str) -> bool {
+        files::times(day).is_none_or(|of| {
+            self.since.is_none_or(|since| since < of.end)
+                && self.until.is_none_or(|until| until >= of.start)
+        })
+    }
 }
 
 /// A run.
@@ -66,10 +80,21 @@ pub struct StoredFinding {
 
 /// The history, opened for reading.
 pub struct History {
-    /// The days, oldest first.
-    days: Vec<(String, Connection)>,
+    /// The files, oldest first.
+    days: Vec<File>,
+    /// What is kept of days that are compressed or removed.
+    kept: Option<Connection>,
     /// What could not be read, and why.
     pub warnings: Vec<String>,
+}
+
+/// The file of a day.
+struct File {
+    /// The day, `2026-11-21`.
+    day: String,
+    path: PathBuf,
+    /// `None` where it is compressed: it is opened when it is needed, and closed then.
+    read: Option<Day>,
 }
 
 impl History {
@@ -79,32 +104,39 @@ impl History {
     ///
     /// When the folder cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
-        let files = day_files(dir)?;
         let mut history = Self {
             days: Vec::new(),
+            kept: None,
             warnings: Vec::new(),
         };
-        for (_, path) in files {
-            let name = path.display().to_string();
-            match open(&path) {
-                Ok((connection, warning)) => {
+        // First what is kept: a day that goes there meanwhile is read twice rather than not.
+        match kept::read(dir) {
+            Ok(kept) => history.kept = kept,
+            Err(error) => history.warnings.push(format!(
+                "{} is not read: {error:#}",
+                kept::path(dir).display()
+            )),
+        }
+        for (day, path) in files::day_files(dir)? {
+            if files::is_cold(&path) {
+                let read = None;
+                history.days.push(File { day, path, read });
+                continue;
+            }
+            let opened = files::open(&path)
+                .and_then(|(connection, warning)| Ok((Day::new(connection)?, warning)));
+            match opened {
+                Ok((read, warning)) => {
                     history.warnings.extend(warning);
-                    history.days.push((name, connection));
+                    let read = Some(read);
+                    history.days.push(File { day, path, read });
                 }
                 Err(error) => history
                     .warnings
-                    .push(format!("{name} is not read: {error:#}")),
+                    .push(format!("{} is not read: {error:#}", path.display())),
             }
         }
         Ok(history)
-    }
-
-    /// The files: the day, and the connection to it, oldest first.
-    pub(super) fn days(&self) -> impl DoubleEndedIterator<Item = (&str, &Connection)> {
-        self.days.iter().map(|(path, connection)| {
-            let day = path.trim_end_matches(".db");
-            (&day[day.len().saturating_sub(10)..], connection)
-        })
     }
 
     /// Calls `each` with every event that is asked for, in order of time. Rows that cannot be read end
@@ -118,62 +150,134 @@ impl History {
         filter: &Filter,
         mut each: impl FnMut(Row) -> Result<()>,
     ) -> Result<()> {
-        let (condition, values) = condition(filter);
-        let mut skip = match filter.limit {
-            Some(limit) => self.count(&condition, &values).saturating_sub(limit),
-            None => 0,
-        };
-        let sql = format!("SELECT {COLUMNS} FROM events WHERE {condition} ORDER BY time_ns, id");
-        self.rows(&sql, &values, |row| {
-            if skip > 0 {
-                skip -= 1;
-                return Ok(());
+        let Some(limit) = filter.limit else {
+            let mut damaged = Vec::new();
+            self.each_day(filter, None, false, |of, day| {
+                let wanted = Wanted::all(filter, Order::Time);
+                let damage = day.events_through(&wanted, |_, row| each(row))?;
+                damaged.extend(damage.map(|damage| (of.to_owned(), damage)));
+                Ok(ControlFlow::Continue(()))
+            })?;
+            for (day, (rows, why)) in damaged {
+                let rows = match rows {
+                    Some(rows) => format!("up to {rows} events cannot be read, all others were"),
+                    None => "its events, or the rest of them, cannot be read".to_owned(),
+                };
+                self.warnings.push(format!(
+                    "agentwatch-{day}.db is damaged: {rows} ({why}); `sqlite3 FILE .recover` may find more"
+                ));
             }
-            each(event(row)?)
-        })
+            return Ok(());
+        };
+        // The last ones: from the end, so that nothing else is read.
+        let mut found: Vec<Row> = Vec::new();
+        self.each_day(filter, None, true, |_, day| {
+            let wanted = Wanted {
+                limit: Some(limit - found.len()),
+                ..Wanted::all(filter, Order::LastFirst)
+            };
+            day.events(&wanted, |_, row| {
+                found.push(row);
+                Ok(())
+            })?;
+            Ok(if found.len() == limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })?;
+        found.reverse();
+        found.sort_by_key(|row| row.time_ns);
+        found.into_iter().try_for_each(each)
     }
 
-    /// Calls `each` with every row of a query, a file after the other. A row that cannot be read ends
-    /// its file, with a warning; another error of `each` ends it all.
-    fn rows(
+    /// Calls `each` with every day that a filter's times are in, from a day on, the oldest or the newest
+    /// first, until it has enough. What cannot be read ends a file, with a warning; another error ends it all.
+    pub(super) fn each_day(
         &mut self,
-        sql: &str,
-        values: &[Value],
-        mut each: impl FnMut(&rusqlite::Row<'_>) -> Result<()>,
+        filter: &Filter,
+        from: Option<&str>,
+        newest_first: bool,
+        mut each: impl FnMut(&str, &Day) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let Self { days, warnings } = self;
-        for (name, connection) in days {
-            let result = (|| -> Result<()> {
-                let mut statement = connection.prepare(sql)?;
-                let mut rows = statement.query(rusqlite::params_from_iter(values))?;
-                while let Some(row) = rows.next()? {
-                    each(row)?;
+        let Self { days, warnings, .. } = self;
+        let mut order: Vec<&File> = days.iter().collect();
+        if newest_first {
+            order.reverse();
+        }
+        for File { day, path, read } in order {
+            if !filter.is_in(day) || from.is_some_and(|from| &**day < from) {
+                continue;
+            }
+            let result = match read {
+                Some(read) => each(day, read),
+                None => {
+                    files::open(path).and_then(|(connection, _)| each(day, &Day::new(connection)?))
                 }
-                Ok(())
-            })();
-            if let Err(error) = result {
-                if !error.is::<rusqlite::Error>() {
-                    return Err(error);
+            };
+            match result {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                Err(error) if error.is::<rusqlite::Error>() || read.is_none() => {
+                    warnings.push(format!(
+                        "{} is damaged: {error:#}; the rest of it is not read",
+                        path.display()
+                    ));
                 }
-                warnings.push(format!(
-                    "{name} is damaged: {error}; the rest of it is not read"
-                ));
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    fn count(&self, condition: &str, values: &[Value]) -> usize {
-        let sql = format!("SELECT count(*) FROM events WHERE {condition}");
-        let count = |connection: &Connection| -> usize {
-            let n: Result<i64, _> =
-                connection.query_row(&sql, rusqlite::params_from_iter(values), |row| row.get(0));
-            n.ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+    /// Calls `each` with every row of a query upon findings, actions or runs: of what is kept, then of one
+    /// file after the other. `condition` and `order` are SQL.
+    pub(super) fn rows(
+        &mut self,
+        select: &str,
+        (condition, order): (&str, &str),
+        values: &[Value],
+        mut each: impl FnMut(&rusqlite::Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut read = |connection: &Connection, more: &str| -> Result<()> {
+            let sql = format!("{select} WHERE {condition}{more} ORDER BY {order}, rowid");
+            let mut statement = match connection.prepare(&sql) {
+                // A file of an older agentwatch may have no actions.
+                Err(error) if error.to_string().contains("no such table: actions") => return Ok(()),
+                other => other?,
+            };
+            let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+            while let Some(row) = rows.next()? {
+                each(row)?;
+            }
+            Ok(())
         };
-        self.days
-            .iter()
-            .map(|(_, connection)| count(connection))
-            .sum()
+        let warm = || {
+            self.days
+                .iter()
+                .filter_map(|file| Some((file, file.read.as_ref()?)))
+        };
+        let mut damaged = Vec::new();
+        let mut note = |path: &str, result: Result<()>| match result {
+            Err(error) if error.is::<rusqlite::Error>() => {
+                damaged.push(format!(
+                    "{path} is damaged: {error}; the rest of it is not read"
+                ));
+                Ok(())
+            }
+            other => other,
+        };
+        if let Some(kept) = &self.kept {
+            let days: Vec<String> = warm().map(|(file, _)| format!("'{}'", file.day)).collect();
+            let more = format!(" AND day NOT IN ({})", days.join(","));
+            note("kept.db", read(kept, &more))?;
+        }
+        for (file, day) in warm() {
+            let path = file.path.display().to_string();
+            note(&path, read(&day.connection, ""))?;
+        }
+        self.warnings.append(&mut damaged);
+        Ok(())
     }
 
     /// The findings that are asked for, in order of time. Kinds and limit do not matter. What cannot
@@ -188,13 +292,14 @@ impl History {
             limit: None,
             ..filter.clone()
         };
-        let (condition, values) = condition(&events);
-        let sql = format!(
-            "SELECT time_ns, run, finding, id FROM findings WHERE {condition} ORDER BY time_ns, rowid"
-        );
+        let (mut condition, mut values) = times(&events);
+        let (more, of) = names(&events);
+        condition += &more;
+        values.extend(of);
+        let select = "SELECT time_ns, run, finding, id FROM findings";
         let mut found = Vec::new();
         let mut damaged = Vec::new();
-        self.rows(&sql, &values, |row| {
+        self.rows(select, (&condition, "time_ns"), &values, |row| {
             match serde_json::from_str(&row.get::<_, String>(2)?) {
                 Ok(finding) => found.push(StoredFinding {
                     time_ns: row.get(0)?,
@@ -219,11 +324,11 @@ impl History {
     ///
     /// None so far.
     pub fn runs(&mut self) -> Result<Vec<Run>> {
-        let sql = "SELECT run, agent, command, started_ns, ended_ns, exit_status, killed_by, dropped, tally \
-                   FROM runs ORDER BY started_ns, rowid";
+        let select = "SELECT run, agent, command, started_ns, ended_ns, exit_status, killed_by, dropped, tally \
+                      FROM runs";
         let mut runs: Vec<Run> = Vec::new();
         let mut known: HashMap<String, usize> = HashMap::new();
-        self.rows(sql, &[], |row| {
+        self.rows(select, ("1", "started_ns"), &[], |row| {
             let run = Run {
                 run: row.get(0)?,
                 agent: row.get(1)?,
@@ -245,6 +350,7 @@ impl History {
             }
             Ok(())
         })?;
+        runs.sort_by_key(|run| run.started_ns);
         Ok(runs)
     }
 
@@ -265,188 +371,4 @@ impl History {
             (None, None, None) => bail!("no run in the history yet"),
         }
     }
-}
-
-/// The files of a folder: the day of each, `2026-11-21`, and its path; oldest first.
-///
-/// # Errors
-///
-/// When the folder cannot be read.
-pub(super) fn day_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let entries = fs::read_dir(dir).with_context(|| format!("no history in {}", dir.display()))?;
-    let mut files: Vec<(String, PathBuf)> = entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let day = name
-                .to_str()?
-                .strip_prefix("agentwatch-")?
-                .strip_suffix(".db")?;
-            Some((day.to_owned(), entry.path()))
-        })
-        .collect();
-    files.sort();
-    Ok(files)
-}
-
-/// Opens a file for reading, beside a writer.
-///
-/// # Errors
-///
-/// When it cannot be read, or is of another version.
-pub(super) fn read_only(path: &Path) -> Result<Connection> {
-    read(&format!("file:{}", percent(&path.to_string_lossy())))
-}
-
-fn read(uri: &str) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let connection = Connection::open_with_flags(uri, flags)?;
-    connection.busy_timeout(std::time::Duration::from_secs(1))?;
-    match schema::version(&connection)? {
-        schema::VERSION => Ok(connection),
-        0 => bail!("it has no tables"),
-        other => bail!(
-            "its tables are of version {other}, this agentwatch knows version {}",
-            schema::VERSION
-        ),
-    }
-}
-
-/// Whether a file is damaged, or of another version: trying again does not help.
-pub(super) fn is_damage(error: &anyhow::Error) -> bool {
-    match error.downcast_ref::<rusqlite::Error>() {
-        Some(error) => matches!(
-            error.sqlite_error_code(),
-            None | Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-        ),
-        None => error.downcast_ref::<std::io::Error>().is_none(),
-    }
-}
-
-/// Opens a file for reading, beside a writer or on a disk that cannot be written; with a warning where
-/// that hides rows.
-fn open(path: &Path) -> Result<(Connection, Option<String>)> {
-    let uri = format!("file:{}", percent(&path.to_string_lossy()));
-    let error = match read(&uri) {
-        Ok(connection) => return Ok((connection, None)),
-        Err(error) => error,
-    };
-    if !cannot_write_beside(&error) {
-        return Err(error);
-    }
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let said = fs::metadata(&log).is_ok_and(|log| log.len() > 0).then(|| {
-        format!(
-            "the last rows of {0} are not read: they are in {0}-wal, for which SQLite must write in \
-             the folder; copy both to where it can",
-            path.display()
-        )
-    });
-    match read(&format!("{uri}?immutable=1")) {
-        Ok(connection) => Ok((connection, said)),
-        Err(_) => Err(match said {
-            Some(said) => error.context(said),
-            None => error,
-        }),
-    }
-}
-
-/// Reading a WAL file wants to write an index beside it. Where that is not possible (no right, no
-/// room) nobody writes to it either, and it can be read without its log. After another failure that
-/// would be wrong: with a writer at work it gives torn pages.
-fn cannot_write_beside(error: &anyhow::Error) -> bool {
-    let Some(rusqlite::Error::SqliteFailure(error, _)) = error.downcast_ref() else {
-        return false;
-    };
-    matches!(error.code, ErrorCode::CannotOpen | ErrorCode::ReadOnly)
-        || matches!(
-            error.extended_code,
-            ffi::SQLITE_IOERR_SHMOPEN | ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_SHMMAP
-        )
-}
-
-/// What has a meaning in a URI, escaped.
-fn percent(path: &str) -> String {
-    path.replace('%', "%25")
-        .replace('?', "%3f")
-        .replace('#', "%23")
-}
-
-pub(super) const COLUMNS: &str = "time_ns, run, agent, kind, pid, start_ns, ppid, uid, comm, exe, path, path2, result, \
-    dev, ino, protocol, direction, local, remote, remote_port, bytes_in, bytes_out, cookie, detail";
-
-pub(super) fn event(row: &rusqlite::Row<'_>) -> Result<Row, rusqlite::Error> {
-    let unsigned = |at: usize| -> Result<Option<u64>, rusqlite::Error> {
-        Ok(row.get::<_, Option<i64>>(at)?.map(i64::cast_unsigned))
-    };
-    Ok(Row {
-        time_ns: row.get(0)?,
-        run: row.get(1)?,
-        agent: row.get(2)?,
-        kind: row.get(3)?,
-        pid: row.get(4)?,
-        start_ns: row.get::<_, i64>(5)?.cast_unsigned(),
-        ppid: row.get(6)?,
-        uid: row.get(7)?,
-        comm: row.get(8)?,
-        exe: row.get(9)?,
-        path: row.get(10)?,
-        path2: row.get(11)?,
-        result: row.get(12)?,
-        dev: row.get(13)?,
-        ino: unsigned(14)?,
-        protocol: row.get(15)?,
-        direction: row.get(16)?,
-        local: row.get(17)?,
-        remote: row.get(18)?,
-        remote_port: row.get(19)?,
-        bytes_in: unsigned(20)?,
-        bytes_out: unsigned(21)?,
-        cookie: unsigned(22)?,
-        detail: row
-            .get::<_, Option<String>>(23)?
-            .and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok())
-            .map(Detail::from),
-    })
-}
-
-/// The condition of a filter, and its values.
-pub(super) fn condition(filter: &Filter) -> (String, Vec<Value>) {
-    let Filter {
-        since,
-        until,
-        agent,
-        run,
-        kinds,
-        pid,
-        limit: _,
-    } = filter;
-    let mut parts = vec!["1".to_owned()];
-    let mut values = Vec::new();
-    let mut add = |part: &str, value: Value| {
-        parts.push(part.to_owned());
-        values.push(value);
-    };
-    if let Some(since) = since {
-        add("time_ns >= ?", (*since).into());
-    }
-    if let Some(until) = until {
-        add("time_ns <= ?", (*until).into());
-    }
-    if let Some(agent) = agent {
-        add("agent = ?", agent.clone().into());
-    }
-    if let Some(run) = run {
-        add("run = ?", run.clone().into());
-    }
-    if let Some(pid) = pid {
-        add("pid = ?", i64::from(*pid).into());
-    }
-    if !kinds.is_empty() {
-        let marks = vec!["?"; kinds.len()].join(",");
-        parts.push(format!("kind IN ({marks})"));
-        values.extend(kinds.iter().map(|kind| Value::from(kind.clone())));
-    }
-    (parts.join(" AND "), values)
 }

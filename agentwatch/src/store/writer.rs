@@ -2,19 +2,20 @@
 
 use std::{
     collections::HashSet,
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
-use rusqlite::{Connection, params};
+use anyhow::{Context as _, Result, ensure};
+use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::{row::Row, schema};
+use super::{cold, insert::Inserter, row::Row, schema};
 use crate::{api::model::Action, event::Tally, finding::Finding};
 
 /// A batch is committed this long after its first row, or when it has enough rows.
@@ -23,10 +24,6 @@ pub const EVERY: Duration = Duration::from_millis(200);
 const BATCH: usize = 2048;
 /// How long the writer waits after a failure, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-
-const INSERT: &str = "INSERT INTO events (time_ns, run, agent, kind, pid, start_ns, ppid, uid, comm, exe, \
-    path, path2, result, dev, ino, protocol, direction, local, remote, remote_port, bytes_in, bytes_out, \
-    cookie, detail) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24)";
 
 /// What is to be written.
 pub enum Message {
@@ -94,6 +91,8 @@ pub struct Totals {
     pub waiting: u64,
     /// How long the oldest of them has waited, nanoseconds.
     pub lag_ns: u64,
+    /// Events that were removed, since they were too old or too many.
+    pub removed: u64,
 }
 
 /// What both sides know.
@@ -103,13 +102,26 @@ pub struct Shared {
     stored: AtomicU64,
     dropped: AtomicU64,
     waiting: AtomicU64,
+    removed: AtomicU64,
     /// When the oldest of what waits happened, Unix nanoseconds; 0 where nothing does.
     oldest_ns: AtomicI64,
     error: Mutex<Option<String>>,
     deadline: Mutex<Option<Instant>>,
+    /// Who waited last for room in the queue has waited in vain.
+    stuck: AtomicBool,
 }
 
 impl Shared {
+    /// Whether it is of no use to wait for room in the queue.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed) || self.error().is_some()
+    }
+
+    /// Says how it went for who waited for room.
+    pub fn set_stuck(&self, stuck: bool) {
+        self.stuck.store(stuck, Ordering::Relaxed);
+    }
+
     /// Why the disk cannot be written, now.
     pub fn error(&self) -> Option<String> {
         self.error
@@ -126,6 +138,11 @@ impl Shared {
     /// Counts what is not stored.
     pub fn count_dropped(&self, n: u64) {
         self.dropped.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts events that are in the history no more.
+    pub fn count_removed(&self, n: u64) {
+        self.removed.fetch_add(n, Ordering::Relaxed);
     }
 
     /// Counts what waits for the disk: before it is put into the queue.
@@ -152,6 +169,7 @@ impl Shared {
             dropped: self.dropped.load(Ordering::Relaxed),
             waiting: self.waiting.load(Ordering::Relaxed),
             lag_ns,
+            removed: self.removed.load(Ordering::Relaxed),
         }
     }
 
@@ -172,24 +190,30 @@ impl Shared {
     }
 }
 
-/// The files, of which the one of the day is open.
+/// The files, of which those of today and of one other day are open.
 pub struct Files {
     dir: PathBuf,
-    open: Option<Open>,
+    open: Vec<Open>,
 }
 
 /// The file of a day.
 struct Open {
     day: String,
     connection: Connection,
+    /// Of the file that was opened.
+    inode: u64,
     /// The runs that are in its table of runs.
     introduced: HashSet<String>,
+    inserter: Inserter,
 }
 
 impl Files {
     /// Files in this folder.
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, open: None }
+        Self {
+            dir,
+            open: Vec::new(),
+        }
     }
 
     /// Makes the file of a day.
@@ -215,16 +239,40 @@ impl Files {
     /// The file of a time.
     fn of(&mut self, time_ns: i64) -> Result<&mut Open> {
         let day = day(time_ns);
-        if self.open.as_ref().is_none_or(|open| open.day != day) {
-            let connection = Connection::open(self.path(&day))?;
-            schema::prepare(&connection)?;
-            self.open = Some(Open {
+        let open = self.open.iter().position(|open| open.day == day);
+        if open.is_none() {
+            // Around midnight events of two days come mixed.
+            self.open.truncate(1);
+            let (connection, inode) = self.make(&day)?;
+            let new = Open {
                 day,
                 connection,
+                inode,
                 introduced: HashSet::new(),
-            });
+                inserter: Inserter::default(),
+            };
+            self.open.insert(0, new);
         }
-        self.open.as_mut().context("no file is open")
+        let at = open.unwrap_or(0);
+        self.open.get_mut(at).context("no file is open")
+    }
+
+    /// Opens the file of a day, made where it is not there. Also the number of its inode.
+    fn make(&self, day: &str) -> Result<(Connection, u64)> {
+        let path = self.path(day);
+        // So that nobody removes it between its making and the first look at it.
+        let lock = if path.exists() {
+            None
+        } else {
+            let lock = cold::lock(&self.dir)?;
+            cold::restore(&path)?;
+            Some(lock)
+        };
+        let mut connection = Connection::open(&path)?;
+        schema::prepare(&mut connection)?;
+        drop(lock);
+        let inode = std::fs::metadata(&path)?.ino();
+        Ok((connection, inode))
     }
 
     /// Writes the first rows of a batch that belong to one day, all or none; how many that was.
@@ -244,12 +292,19 @@ impl Files {
 
     /// Writes rows of one day, all or none.
     fn write_day(&mut self, batch: &[Message], time_ns: i64) -> Result<()> {
+        let path = self.path(&day(time_ns));
         let Open {
             connection,
+            inode,
             introduced,
+            inserter,
             ..
         } = self.of(time_ns)?;
-        let transaction = connection.transaction()?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Who removes or compresses a file does it while nobody can write, as this can now.
+        let there = std::fs::metadata(&path).is_ok_and(|file| file.ino() == *inode);
+        ensure!(there, "it was removed or compressed");
+        inserter.begin(&transaction)?;
         let mut last: Option<&Arc<RunInfo>> = None;
         for (at, message) in batch.iter().enumerate() {
             match message {
@@ -261,6 +316,10 @@ impl Files {
                         introduce(&transaction, run, introduced)?;
                         last = Some(run);
                     }
+                    if let What::Event(row) = what {
+                        inserter.event(&transaction, &run.run, row, None)?;
+                        continue;
+                    }
                     insert(&transaction, run, what, || events_of(run, &batch[..at]))?;
                     if matches!(what, What::End { .. }) {
                         introduced.remove(&run.run);
@@ -268,6 +327,7 @@ impl Files {
                 }
             }
         }
+        inserter.finish(&transaction)?;
         transaction.commit()?;
         for message in batch {
             if let Message::Of(run, What::Event(_)) = message {
@@ -298,7 +358,7 @@ fn events_of(run: &Arc<RunInfo>, batch: &[Message]) -> u64 {
 }
 
 /// The day of a time (UTC), as in a file's name.
-fn day(time_ns: i64) -> String {
+pub fn day(time_ns: i64) -> String {
     let time = jiff::Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or_default();
     time.strftime("%Y-%m-%d").to_string()
 }
@@ -336,63 +396,7 @@ fn insert(
 ) -> Result<()> {
     let run = &info.run;
     match what {
-        What::Begin => {}
-        What::Event(row) => {
-            let Row {
-                time_ns,
-                run: _,
-                agent,
-                kind,
-                pid,
-                start_ns,
-                ppid,
-                uid,
-                comm,
-                exe,
-                path,
-                path2,
-                result,
-                dev,
-                ino,
-                protocol,
-                direction,
-                local,
-                remote,
-                remote_port,
-                bytes_in,
-                bytes_out,
-                cookie,
-                detail,
-            } = &**row;
-            // SQLite's integers are signed: numbers above 2^63 come back the same by a cast.
-            let signed = |n: &Option<u64>| n.map(u64::cast_signed);
-            to.prepare_cached(INSERT)?.execute(params![
-                time_ns,
-                run,
-                agent,
-                kind,
-                pid,
-                start_ns.cast_signed(),
-                ppid,
-                uid,
-                comm,
-                exe,
-                path,
-                path2,
-                result,
-                dev,
-                signed(ino),
-                protocol,
-                direction,
-                local,
-                remote,
-                remote_port,
-                signed(bytes_in),
-                signed(bytes_out),
-                signed(cookie),
-                detail.as_ref().map(ToString::to_string),
-            ])?;
-        }
+        What::Begin | What::Event(_) => {}
         What::Finding { time_ns, finding } => {
             to.execute(
                 "INSERT INTO findings (id, time_ns, run, agent, detector, severity, pid, finding) \
@@ -484,7 +488,7 @@ fn commit(files: &mut Files, mut batch: &[Message], shared: &Shared) {
             Err(error) => {
                 shared.set_error(Some(format!("{error:#}")));
                 // The file may be gone, or be a new one: open it again.
-                files.open = None;
+                files.open.clear();
             }
         }
         if shared.is_lost() {

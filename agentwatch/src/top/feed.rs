@@ -184,7 +184,8 @@ impl Poll {
             if self.turn.is_multiple_of(HISTORY_EVERY) {
                 *files = self.client.get(&format!("{path}/files"))?;
             }
-            if self.policy.is_none() {
+            // Another one may come with a reload.
+            if self.policy.is_none() || self.turn.is_multiple_of(HISTORY_EVERY) {
                 let path = format!("/v1/policy/{agent}");
                 self.policy = Some(Arc::new(self.client.get(&path)?));
             }

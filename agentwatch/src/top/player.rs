@@ -27,7 +27,7 @@ use crate::{
         self,
         model::{
             Agent, EventCounts, FileChange, Finding as ApiFinding, Flow, FoundBy, PolicyInForce,
-            Process, Rates, Totals,
+            Process, ProcessTotals, Rates, Totals,
         },
     },
     decode,
@@ -117,12 +117,7 @@ impl Player {
         let file: Box<dyn std::io::Read + Send> = Box::new(std::io::BufReader::new(file));
         let mut recording = Recording::new(file, name.clone())?;
         let next = recording.read()?;
-        let policy = PolicyInForce {
-            agent: String::new(),
-            source: plan.policy_source.clone(),
-            policy: serde_json::to_value(&plan.policy)?,
-            not_in_force: Vec::new(),
-        };
+        let policy = PolicyInForce::new("", &plan.policy_source, &plan.policy, FoundBy::default())?;
         Ok(Self {
             recording,
             name,
@@ -234,7 +229,11 @@ impl Player {
     fn detail(&self, id: u32) -> Option<Detail> {
         let agent = self.seen.agents.get(&id)?;
         let world = &self.pipeline.world;
-        let processes = agent.alive.iter().map(|key| process(*key, world));
+        let open = agent.open(id, world);
+        let processes = agent.alive.iter().map(|key| {
+            let open = open.get(key).copied().unwrap_or_default();
+            process(*key, open, world)
+        });
         let flows = agent
             .flows
             .iter()
@@ -328,6 +327,21 @@ impl Replayed {
         }
     }
 
+    /// Bytes in and out of the flows that are open, by who opened or took them.
+    fn open(&self, id: u32, world: &World) -> BTreeMap<ProcessKey, (u64, u64)> {
+        let mut open: BTreeMap<ProcessKey, (u64, u64)> = BTreeMap::new();
+        for (cookie, (bytes_in, bytes_out)) in &self.flows {
+            if let Some(flow) = world.flows.get(id, *cookie) {
+                let sum = open.entry(flow.owner).or_default();
+                *sum = (
+                    sum.0.saturating_add(*bytes_in),
+                    sum.1.saturating_add(*bytes_out),
+                );
+            }
+        }
+        open
+    }
+
     fn flow(&self, id: u32, cookie: u64, bytes: (u64, u64), world: &World) -> Option<Flow> {
         let flow = world.flows.get(id, cookie)?;
         let since = i128::from(flow.since_ns) + i128::from(self.wall_offset_ns);
@@ -378,8 +392,10 @@ impl Replayed {
     }
 }
 
-fn process(key: ProcessKey, world: &World) -> Process {
+fn process(key: ProcessKey, open: (u64, u64), world: &World) -> Process {
     let (info, ancestry) = world.processes.chain(key);
+    let did = world.processes.get(key).map(|process| process.did);
+    let did = did.unwrap_or_default();
     Process {
         pid: info.pid,
         start_ns: info.start_ns,
@@ -389,6 +405,14 @@ fn process(key: ProcessKey, world: &World) -> Process {
         argv: info.argv,
         cpu_us: None,
         rss_bytes: None,
+        did: ProcessTotals {
+            execs: did.execs,
+            opens: did.opens,
+            deletes: did.deletes,
+            bytes_in: did.closed_in.saturating_add(open.0),
+            bytes_out: did.closed_out.saturating_add(open.1),
+        },
+        rates: None,
     }
 }
 

@@ -101,7 +101,10 @@ fn a_server_that_stalls_is_waited_for() -> Result<()> {
     let proxy = Proxy::to(engine.port())?;
     proxy.set(Line::Stall);
     let sender = Sender::new(&settings(&proxy.url()), NODE).within(Duration::from_millis(500));
-    let exporter = Exporter::start(options(dir.path(), 1000), Sink::ClickHouse(sender))?;
+    let exporter = Exporter::start(
+        options(dir.path(), 1000),
+        Sink::ClickHouse(Box::new(sender)),
+    )?;
     let status = Arc::clone(&exporter.status);
     until("it is noticed", || Ok(status.fault().is_some()))?;
     let fault = status.fault().context("a fault")?;
@@ -143,7 +146,7 @@ fn a_server_that_dies_again_and_again_has_all_of_it_once() -> Result<()> {
     let mut engine = server()?;
     fill(dir.path(), 0..EVENTS)?;
     let sender = Sender::new(&settings(&engine.url()), NODE);
-    let exporter = Exporter::start(options(dir.path(), 500), Sink::ClickHouse(sender))?;
+    let exporter = Exporter::start(options(dir.path(), 500), Sink::ClickHouse(Box::new(sender)))?;
     let status = Arc::clone(&exporter.status);
     for death in 1..=5_u64 {
         until("some are sent", || Ok(status.rows() > death * 8000))?;
@@ -164,7 +167,10 @@ fn a_server_that_is_away_is_noted_and_caught_up_with() -> Result<()> {
     engine.kill();
     fill(dir.path(), 0..1000)?;
     let sender = Sender::new(&settings(&engine.url()), NODE);
-    let exporter = Exporter::start(options(dir.path(), 1000), Sink::ClickHouse(sender))?;
+    let exporter = Exporter::start(
+        options(dir.path(), 1000),
+        Sink::ClickHouse(Box::new(sender)),
+    )?;
     let status = Arc::clone(&exporter.status);
     until("it is noted", || {
         Ok(export::noted(dir.path(), CLICKHOUSE)?.is_some())

@@ -24,12 +24,13 @@ pub const MORNING: i64 = 1_795_068_000_000_000_000;
 
 /// A row of a kind of work: every tenth an exec, every fifth a closed flow, else calls upon files.
 pub fn row(n: i64) -> Row {
+    let nth = n.cast_unsigned();
     let mut row = Row {
         time_ns: MORNING + n * 1_000_000,
         agent: "builder".to_owned(),
         kind: "open".to_owned(),
-        pid: 1000 + (n / 100) as u32,
-        start_ns: 7_000_000 + (n / 100) as u64,
+        pid: 1000 + (nth / 100) as u32,
+        start_ns: 7_000_000 + nth / 100,
         ppid: 1000,
         uid: 1001,
         comm: "cc".to_owned(),
@@ -38,13 +39,13 @@ pub fn row(n: i64) -> Row {
     };
     match n % 10 {
         0 => {
-            row.kind = "exec".to_owned();
+            "exec".clone_into(&mut row.kind);
             row.path = Some("/usr/bin/cc".to_owned());
             row.detail =
                 Some(json!({"argv": ["cc", "-c", format!("{n}.c")], "cwd": "/src"}).into());
         }
         5 => {
-            row.kind = "flow_close".to_owned();
+            "flow_close".clone_into(&mut row.kind);
             row.protocol = Some("tcp".to_owned());
             row.direction = Some("out".to_owned());
             row.local = Some("10.0.0.7:40000".to_owned());
@@ -59,7 +60,7 @@ pub fn row(n: i64) -> Row {
             row.path = Some(format!("/src/deep/er/file-{n}.o"));
             row.result = Some(if n % 7 == 0 { -2 } else { 3 });
             row.dev = Some(8);
-            row.ino = Some(n as u64);
+            row.ino = Some(nth);
             row.detail = Some(
                 json!({"flags": 577, "write": true, "count": 3, "path_source": "kernel"}).into(),
             );
@@ -140,7 +141,7 @@ pub fn push(dir: &Path, settings: &Settings, batch_rows: usize) -> Result<u64> {
     let sender = Sender::new(settings, NODE).within(Duration::from_secs(20));
     export::push(
         &options(dir, batch_rows),
-        Sink::ClickHouse(sender),
+        Sink::ClickHouse(Box::new(sender)),
         Duration::from_secs(60),
     )
 }

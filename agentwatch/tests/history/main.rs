@@ -5,6 +5,7 @@
 
 mod failures;
 mod filling;
+mod otlp;
 mod proxy;
 mod tables;
 mod tls;
@@ -24,20 +25,21 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Each starts a server.
     arguments.test_threads.get_or_insert(2);
+    let trial = |name: &'static str, run: fn() -> anyhow::Result<()>| {
+        Trial::test(name.trim_start_matches("history::"), move || {
+            run().map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    };
     let missing = agentwatch_engine::find().err();
     if let (Some(error), false) = (&missing, arguments.list) {
         eprintln!("skipped: {error}");
     }
-    let trials = [tables::TESTS, failures::TESTS, tls::TESTS]
+    let with_engine = [tables::TESTS, failures::TESTS, tls::TESTS];
+    let trials = with_engine
         .into_iter()
         .flatten()
-        .map(|(name, run)| {
-            let name = name.trim_start_matches("history::");
-            Trial::test(name, move || {
-                run().map_err(|error| Failed::from(format!("{error:?}")))
-            })
-            .with_ignored_flag(missing.is_some())
-        })
+        .map(|(name, run)| trial(name, *run).with_ignored_flag(missing.is_some()))
+        .chain(otlp::TESTS.iter().map(|(name, run)| trial(name, *run)))
         .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

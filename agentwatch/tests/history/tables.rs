@@ -90,7 +90,7 @@ fn findings_and_runs_arrive() -> Result<()> {
          JSONExtractString(finding, 'evidence', 1, 'what') FROM aw.findings",
     )?;
     ensure!(
-        found.trim() == "f-1\treverse-tunnel\tcritical\t['T1572']\t42\tkill\t1\tit's \"it\"",
+        found.trim() == "f-1\treverse-tunnel\tcritical\t['T1572']\t42\tkill\t1\tit \"is\"",
         "{found}"
     );
     let sum =
@@ -133,7 +133,9 @@ fn finding() -> Finding {
             time_ns: 1,
             kind: "connect".to_owned(),
             pid: 42,
-            what: "it's \"it\"".to_owned(),
+            what: "it \"is\"".to_owned(),
+            path: None,
+            remote: None,
         }],
         response: Response {
             requested: Action::Kill,
@@ -149,10 +151,14 @@ fn finding() -> Finding {
 fn tables_are_made_once_and_looked_at() -> Result<()> {
     let engine = agentwatch_engine::Engine::start()?;
     let url = engine.url();
-    let none = agentwatch(&["db", "status"], &url).unwrap_err().to_string();
+    let none = agentwatch(&["db", "status"], &url)
+        .err()
+        .context("it is refused")?
+        .to_string();
     ensure!(none.contains("`agentwatch db init` makes them"), "{none}");
     let none = agentwatch(&["db", "migrate"], &url)
-        .unwrap_err()
+        .err()
+        .context("it is refused")?
         .to_string();
     ensure!(none.contains("`agentwatch db init` makes them"), "{none}");
     let made = agentwatch(&["db", "init"], &url)?;
@@ -163,7 +169,10 @@ fn tables_are_made_once_and_looked_at() -> Result<()> {
     engine
         .query("ALTER TABLE aw.migrations DELETE WHERE version >= 5 SETTINGS mutations_sync = 1")?;
     engine.query("DROP TABLE aw.events_to_hour")?;
-    let status = agentwatch(&["db", "status"], &url).unwrap_err().to_string();
+    let status = agentwatch(&["db", "status"], &url)
+        .err()
+        .context("it is refused")?
+        .to_string();
     ensure!(status.contains("`agentwatch db migrate`"), "{status}");
     let more = agentwatch(&["db", "migrate"], &url)?;
     ensure!(more.contains("from version 4 to"), "{more}");
@@ -173,7 +182,10 @@ fn tables_are_made_once_and_looked_at() -> Result<()> {
     );
     // What a newer one made is left alone.
     engine.query("INSERT INTO aw.migrations (version, name) VALUES (1000, 'x')")?;
-    let newer = agentwatch(&["db", "init"], &url).unwrap_err().to_string();
+    let newer = agentwatch(&["db", "init"], &url)
+        .err()
+        .context("it is refused")?
+        .to_string();
     ensure!(newer.contains("of version 1000"), "{newer}");
     let printed = agentwatch(&["db", "init", "--print", "--cluster", "fleet"], &url)?;
     ensure!(

@@ -57,7 +57,9 @@ fn nobody_is_trusted_but_who_is_vouched_for() -> Result<()> {
     let port = front(engine.port(), &certificate, &key)?;
     fill(dir.path(), 0..1000)?;
     let url = format!("https://localhost:{port}");
-    let error = push(dir.path(), &settings(&url), 1000).unwrap_err();
+    let error = push(dir.path(), &settings(&url), 1000)
+        .err()
+        .context("it is refused")?;
     let fault: &Fault = error.downcast_ref().context("a fault")?;
     ensure!(
         fault.class == Class::Certificate && fault.class.is_permanent(),
@@ -73,7 +75,9 @@ fn nobody_is_trusted_but_who_is_vouched_for() -> Result<()> {
         url: format!("https://127.0.0.1:{port}"),
         ..trusting.clone()
     };
-    let error = push(dir.path(), &elsewhere, 1000).unwrap_err();
+    let error = push(dir.path(), &elsewhere, 1000)
+        .err()
+        .context("it is refused")?;
     let fault: &Fault = error.downcast_ref().context("a fault")?;
     ensure!(fault.class == Class::Certificate, "{fault}");
     push(dir.path(), &trusting, 1000)?;

@@ -46,6 +46,28 @@ fn a_finding_in_full() {
 }
 
 #[test]
+fn a_finding_that_is_not_alone() {
+    let mut state = fleet(LARGE);
+    // The same process again, two seconds later.
+    let again = fixed::finding(
+        23,
+        "high",
+        "browser",
+        "socat (pid 99) was refused 10.0.0.9:22",
+    );
+    state.take(Update::Finding(Box::new(again)));
+    let browser = state
+        .rows()
+        .into_iter()
+        .find(|row| row.agent.name == "browser");
+    let id = browser.expect("an agent").agent.id;
+    state.screen = Screen::Agent(id);
+    press(&mut state, KeyCode::Char('4'));
+    press(&mut state, KeyCode::Enter);
+    assert_snapshot!("finding_incident", text(&state));
+}
+
+#[test]
 fn one_agent_large() {
     let mut state = recording("ssh-reverse.awrec", LARGE);
     press(&mut state, KeyCode::Char('4'));

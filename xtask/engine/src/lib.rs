@@ -56,9 +56,8 @@ impl Engine {
     /// When it is not installed, or does not start.
     pub fn start() -> Result<Self> {
         let own = tempfile::tempdir().context("making a data folder")?;
-        let mut engine = Self::start_in(own.path())?;
-        engine._own = Some(own);
-        Ok(engine)
+        let folder = own.path().to_owned();
+        Self::start_with(folder, Some(own))
     }
 
     /// Starts a server with its data in this folder, which stays. What is in it is there again.
@@ -67,10 +66,14 @@ impl Engine {
     ///
     /// When it is not installed, or does not start.
     pub fn start_in(folder: &Path) -> Result<Self> {
+        Self::start_with(folder.to_owned(), None)
+    }
+
+    fn start_with(folder: PathBuf, own: Option<tempfile::TempDir>) -> Result<Self> {
         let mut engine = Self {
             installed: find()?,
-            folder: folder.to_owned(),
-            _own: None,
+            folder,
+            _own: own,
             ports: Ports {
                 http: free_port()?,
                 native: free_port()?,

@@ -4,9 +4,11 @@
 //! without it once more: what differs between the two is noise, and no target is missed by less.
 
 mod cell;
+mod clickhouse;
 mod parts;
 mod peer;
 mod server;
+mod store;
 mod table;
 mod watcher;
 mod work;
@@ -17,8 +19,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{build, workspace};
 use cell::{Place, Setting};
+use clickhouse::CLICKHOUSE;
 use parts::PARTS;
 use peer::PEERS;
+use store::STORE;
 use table::{Measured, Row};
 use work::{RATE, RATE_CPU_US, RATE_EVENTS, RATE_RSS_MB, WORKS, Work};
 
@@ -47,10 +51,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         table::list(WORKS);
         return Ok(ExitCode::SUCCESS);
     }
-    let known =
-        |name: &String| name == RATE || name == PARTS || WORKS.iter().any(|work| work.name == name);
+    let known = |name: &String| {
+        [RATE, PARTS, STORE, CLICKHOUSE].contains(&&**name)
+            || WORKS.iter().any(|work| work.name == name)
+    };
     if let Some(unknown) = args.names.iter().find(|name| !known(name)) {
         bail!("there is no work named {unknown:?}: `cargo xtask bench --list` names them");
+    }
+    if args.names == [STORE] {
+        let over = !store::measure()?;
+        return Ok(ExitCode::from(u8::from(over && args.check)));
+    }
+    if args.names == [CLICKHOUSE] {
+        clickhouse::measure()?;
+        return Ok(ExitCode::SUCCESS);
     }
     if !workspace::is_root()? {
         bail!("watching needs root, to load programs into the kernel: run this as root");
@@ -79,6 +93,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if wanted(PARTS) {
         over |= !parts::measure()?;
+    }
+    if wanted(STORE) {
+        over |= !store::measure()?;
+    }
+    if wanted(CLICKHOUSE) {
+        clickhouse::measure()?;
     }
     if beside > 0 {
         println!(

@@ -33,40 +33,68 @@ pub fn busybox() -> Result<PathBuf> {
 
 /// Packs busybox and the programs, with their libraries, into an initrd.
 pub fn initrd(dir: &Path, busybox: &Path, programs: &[Program]) -> Result<PathBuf> {
-    let root = dir.join("root");
-    if root.exists() {
-        fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
-    }
-    for folder in [
-        "bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var/lib",
-    ] {
-        let folder = root.join(folder);
-        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    }
-    copy(busybox, &root.join("bin/busybox"))?;
+    let root = Root::new(dir.join("root"), busybox)?;
     for Program { path, name } in programs {
-        let place = root.join("bin").join(name);
+        root.program(path, &format!("bin/{name}"))?;
+    }
+    root.file("init", INIT, 0o755)?;
+    root.pack(&dir.join("initrd"))
+}
+
+/// What will be the machine's root folder.
+#[derive(Debug)]
+pub struct Root(PathBuf);
+
+impl Root {
+    /// A new one, with busybox, root, nobody and the folders of a system in it.
+    pub fn new(root: PathBuf, busybox: &Path) -> Result<Self> {
+        if root.exists() {
+            fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
+        }
+        for folder in [
+            "bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var/lib",
+        ] {
+            let folder = root.join(folder);
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("creating {}", folder.display()))?;
+        }
+        let root = Self(root);
+        copy(busybox, &root.0.join("bin/busybox"))?;
+        let users = "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
+        root.file("etc/passwd", users, 0o644)?;
+        root.file("etc/group", "root:x:0:\nnogroup:x:65534:\n", 0o644)?;
+        root.file("etc/hosts", "127.0.0.1 localhost\n", 0o644)?;
+        Ok(root)
+    }
+
+    /// Puts a program there, with its libraries where they are here.
+    pub fn program(&self, path: &Path, place: &str) -> Result<()> {
+        let place = self.0.join(place);
         copy(path, &place)?;
         // Of an unoptimised program nine tenths are for debuggers.
         workspace::run(Command::new("strip").arg("--strip-debug").arg(&place))?;
         for library in libraries(path)? {
             let place = library.strip_prefix("/").unwrap_or(&library);
-            copy(&library, &root.join(place))?;
+            copy(&library, &self.0.join(place))?;
         }
+        Ok(())
     }
-    fs::write(
-        root.join("etc/passwd"),
-        "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
-    )?;
-    fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
-    fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
-    let init = root.join("init");
-    fs::write(&init, INIT).with_context(|| format!("writing {}", init.display()))?;
-    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
 
-    let initrd = dir.join("initrd");
-    archive(&root, &initrd)?;
-    Ok(initrd)
+    /// Writes a file there.
+    pub fn file(&self, place: &str, text: &str, mode: u32) -> Result<()> {
+        let file = self.0.join(place);
+        file.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&file, text))
+            .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(mode)))
+            .with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// Packs it into an initrd.
+    pub fn pack(&self, file: &Path) -> Result<PathBuf> {
+        archive(&self.0, file)?;
+        Ok(file.to_owned())
+    }
 }
 
 /// The shared libraries of a program, as the dynamic linker resolves them here.

@@ -10,6 +10,7 @@ mod image;
 mod kernels;
 mod programs;
 mod qemu;
+mod systemd;
 
 use std::{
     fs,
@@ -42,6 +43,9 @@ pub struct Args {
     /// after the other.
     #[arg(long, value_enum, default_value_t = Lsms::Both)]
     lsm: Lsms,
+    /// Run agentwatch as a service under systemd as pid 1, in place of the tests.
+    #[arg(long)]
+    systemd: bool,
     /// Keep the console's whole output even if all is well.
     #[arg(long)]
     keep_logs: bool,
@@ -71,6 +75,8 @@ pub enum Suite {
     Tests,
     /// The verifier's figures alone.
     Figures,
+    /// The daemon as a service, under systemd (`systemd.sh`).
+    Systemd,
 }
 
 /// One machine of the matrix.
@@ -88,6 +94,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("setup: {error:#}");
     }
     let lsms: &[Lsm] = match args.lsm {
+        // What is tried there wants a denial that needs it.
+        _ if args.systemd => &[Lsm::With],
         Lsms::With => &[Lsm::With],
         Lsms::Without => &[Lsm::Without],
         Lsms::Both => &[Lsm::With, Lsm::Without],
@@ -106,10 +114,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let matrix = Matrix::build()?;
     let mut booted = Vec::new();
     if let Some(matrix) = matrix.or_skip(&mut tally) {
-        for cell in &cells {
-            booted.extend(matrix.test(cell, args.keep_logs, &mut tally));
+        if args.systemd {
+            for cell in &cells {
+                matrix.systemd(cell, args.keep_logs, &mut tally);
+            }
+        } else {
+            for cell in &cells {
+                booted.extend(matrix.test(cell, args.keep_logs, &mut tally));
+            }
+            verifier::judge(&booted, &mut tally)?;
         }
-        verifier::judge(&booted, &mut tally)?;
     }
     println!("{tally}");
     Ok(if tally.failed == 0 {
@@ -123,6 +137,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 #[derive(Debug)]
 pub struct Matrix {
     dir: PathBuf,
+    busybox: PathBuf,
+    agentwatch: PathBuf,
     initrd: PathBuf,
 }
 
@@ -163,28 +179,56 @@ impl Matrix {
         let dir = workspace::target_dir()?.join("vm");
         fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         let initrd = image::initrd(&dir, &busybox, &programs)?;
-        Ok(Built::Ready(Self { dir, initrd }))
+        let agentwatch = programs.into_iter().next().context("nothing was built")?;
+        Ok(Built::Ready(Self {
+            dir,
+            busybox,
+            agentwatch: agentwatch.path,
+            initrd,
+        }))
     }
 
     /// Boots one machine, shows what its tests print, and counts them. The verifier's figures, if the
     /// machine came to tell them. What goes wrong is said and counted as a failure, so that the next
     /// machine still has its turn.
     pub fn test(&self, cell: &Cell, keep_logs: bool, tally: &mut Tally) -> Option<Verdicts> {
-        self.go(cell, Suite::Tests, keep_logs, tally)
+        self.go(cell, Suite::Tests, &self.initrd, keep_logs, tally)?
+            .into_verdicts(tally)
+    }
+
+    /// Boots one machine with systemd in it, which runs agentwatch as its unit has it; shows and counts
+    /// what is tried there. Skipped where this machine has no systemd to put in.
+    pub fn systemd(&self, cell: &Cell, keep_logs: bool, tally: &mut Tally) {
+        let initrd = match systemd::initrd(&self.dir, &self.busybox, &self.agentwatch) {
+            Ok(Ok(initrd)) => initrd,
+            Ok(Err(missing)) => {
+                println!("vm with systemd skipped: {missing}");
+                tally.skipped += 1;
+                return;
+            }
+            Err(error) => {
+                println!("vm with systemd FAILED: {error:#}");
+                tally.failed += 1;
+                return;
+            }
+        };
+        self.go(cell, Suite::Systemd, &initrd, keep_logs, tally);
     }
 
     /// Boots one machine for the verifier's figures alone.
     pub fn figures(&self, cell: &Cell, tally: &mut Tally) -> Option<Verdicts> {
-        self.go(cell, Suite::Figures, false, tally)
+        self.go(cell, Suite::Figures, &self.initrd, false, tally)?
+            .into_verdicts(tally)
     }
 
     fn go(
         &self,
         cell: &Cell,
         suite: Suite,
+        initrd: &Path,
         keep_logs: bool,
         tally: &mut Tally,
-    ) -> Option<Verdicts> {
+    ) -> Option<Boot> {
         let version = &cell.version;
         let kernel = match kernels::kernel(version) {
             Ok(kernel) => kernel,
@@ -196,12 +240,19 @@ impl Matrix {
         };
         let failed = tally.failed;
         let start = Instant::now();
-        let booted = self.boot(cell, &kernel, suite, keep_logs, tally);
+        let machine = Machine {
+            kernel: &kernel,
+            initrd,
+            modules: cell.lsm.modules(),
+            suite,
+            log: &self.dir.join(cell.log(suite)),
+        };
+        let booted = boot(&machine, keep_logs, tally);
         let took = start.elapsed().as_secs_f64();
         match booted {
-            Ok(verdicts) => {
+            Ok(boot) => {
                 println!("vm: {version}: {took:.1} s");
-                Some(verdicts)
+                Some(boot)
             }
             Err(error) => {
                 println!("vm {version} FAILED after {took:.1} s: {error:#}");
@@ -211,56 +262,56 @@ impl Matrix {
             }
         }
     }
+}
 
-    fn boot(
-        &self,
-        cell: &Cell,
-        kernel: &Path,
-        suite: Suite,
-        keep_logs: bool,
-        tally: &mut Tally,
-    ) -> Result<Verdicts> {
-        let name = kernel.file_name().unwrap_or_default().display();
-        let modules = cell.lsm.modules();
-        println!("vm: booting {name}, lsm={modules}");
-        let log = self.dir.join(format!(
-            "console-{}-{}.log",
-            cell.version,
-            match cell.lsm {
-                Lsm::With => "bpf",
-                Lsm::Without => "no-bpf",
+/// Boots a machine, and says what went wrong there.
+fn boot(machine: &Machine<'_>, keep_logs: bool, tally: &mut Tally) -> Result<Boot> {
+    let name = machine.kernel.file_name().unwrap_or_default().display();
+    println!("vm: booting {name}, lsm={}", machine.modules);
+    let log = machine.log;
+    let console = format!("console: {}", log.display());
+    let boot = qemu::boot(machine, tally)?;
+    let failed: Vec<String> = boot
+        .ended
+        .iter()
+        .filter(|(_, code)| *code != 0)
+        .map(|(program, code)| format!("{program} exited with {code}"))
+        .collect();
+    if !failed.is_empty() {
+        bail!("{}; {console}", failed.join(", "));
+    }
+    if !boot.finished {
+        bail!("the machine stopped before the end; {console}");
+    }
+    if !keep_logs {
+        fs::remove_file(log).with_context(|| format!("removing {}", log.display()))?;
+    }
+    Ok(boot)
+}
+
+impl Boot {
+    /// What the verifier said; where it said nothing, that is said and a failure.
+    fn into_verdicts(self, tally: &mut Tally) -> Option<Verdicts> {
+        match Verdicts::new(&self.release, self.verdicts) {
+            Ok(verdicts) => Some(verdicts),
+            Err(error) => {
+                println!("vm FAILED: {error:#}");
+                tally.failed += 1;
+                None
             }
-        ));
-        let machine = Machine {
-            kernel,
-            initrd: &self.initrd,
-            modules,
-            suite,
-            log: &log,
+        }
+    }
+}
+
+impl Cell {
+    /// The name of the file for the console's output.
+    fn log(&self, suite: Suite) -> String {
+        let lsm = match (suite, self.lsm) {
+            (Suite::Systemd, _) => "systemd",
+            (_, Lsm::With) => "bpf",
+            (_, Lsm::Without) => "no-bpf",
         };
-        let boot = qemu::boot(&machine, tally)?;
-        let console = format!("console: {}", log.display());
-        let Boot {
-            release,
-            verdicts,
-            ended,
-            finished,
-        } = boot;
-        let failed: Vec<String> = ended
-            .iter()
-            .filter(|(_, code)| *code != 0)
-            .map(|(program, code)| format!("{program} exited with {code}"))
-            .collect();
-        if !failed.is_empty() {
-            bail!("{}; {console}", failed.join(", "));
-        }
-        if !finished {
-            bail!("the machine stopped before the end; {console}");
-        }
-        if !keep_logs {
-            fs::remove_file(&log).with_context(|| format!("removing {}", log.display()))?;
-        }
-        Verdicts::new(&release, verdicts)
+        format!("console-{}-{lsm}.log", self.version)
     }
 }
 

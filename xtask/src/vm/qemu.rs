@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Suite;
+use super::{Suite, systemd};
 use crate::{outcome::Tally, verifier::Verdict};
 
 /// The longest silence. Whole runs take one to two minutes, more where the machine has other work; this
@@ -93,8 +93,10 @@ pub fn boot(machine: &Machine<'_>, tally: &mut Tally) -> Result<Boot> {
 
 fn start(machine: &Machine<'_>) -> Result<Running> {
     let suite = match machine.suite {
-        Suite::Tests => "tests",
-        Suite::Figures => "figures",
+        Suite::Tests => "agentwatch.suite=tests",
+        Suite::Figures => "agentwatch.suite=figures",
+        // For systemd, which would tell of each unit, and wait for hardware.
+        Suite::Systemd => systemd::KERNEL_WORDS,
     };
     let mut qemu = Command::new("setpriv");
     // QEMU must not outlive this process, however that ends.
@@ -114,7 +116,7 @@ fn start(machine: &Machine<'_>) -> Result<Running> {
         // here from anything, and each tracepoint's end waits for RCU grace periods.
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 quiet lsm={} agentwatch.suite={suite} panic=-1 \
+            "console=ttyS0 quiet lsm={} {suite} panic=-1 \
              mitigations=off rcupdate.rcu_expedited=1",
             machine.modules
         ))

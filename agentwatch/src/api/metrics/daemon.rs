@@ -195,6 +195,12 @@ fn history(page: &mut Page, state: &State) {
         "Events, findings and actions that are not in the history.",
         totals.dropped,
     );
+    page.one(
+        "agentwatch_history_removed_events_total",
+        Sort::Counter,
+        "Events that were in the history and were removed, too old or too many.",
+        totals.removed,
+    );
 }
 
 /// Where the history goes beside the local disk.

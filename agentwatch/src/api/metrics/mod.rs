@@ -206,7 +206,7 @@ impl Meter {
         let past = &snapshot.past;
         let mut counts = past.counts.clone();
         let mut series = Series::new();
-        for reason in LOSS_REASONS.iter().filter(|reason| **reason != "reserved") {
+        for reason in LOSS_REASONS {
             add(&mut series, LOST, &[reason], 0);
         }
         for (reason, n) in &past.lost {

@@ -125,6 +125,19 @@ pub enum FoundBy {
     },
 }
 
+impl FoundBy {
+    /// In a few words; `None` where that is not known.
+    pub fn words(&self) -> Option<String> {
+        match self {
+            Self::Cgroup { glob } if glob.is_empty() => None,
+            Self::Cgroup { glob } => Some(format!("the glob {glob}")),
+            Self::Unit { glob } => Some(format!("the unit {glob}")),
+            Self::Container { name, .. } => Some(format!("the container {name}")),
+            Self::Run { command } => Some(format!("run: {}", command.join(" "))),
+        }
+    }
+}
+
 impl Default for FoundBy {
     fn default() -> Self {
         Self::Cgroup {
@@ -277,6 +290,71 @@ pub struct Process {
     /// Resident memory, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_bytes: Option<u64>,
+    /// What it did itself since the agent is watched.
+    pub did: ProcessTotals,
+    /// The same in a second, since it was asked for before; absent where nobody has asked in the last minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<ProcessRates>,
+}
+
+/// What a process did itself, as far as events tell: opens for reading are counted by agent, and of them only
+/// those of what a policy calls sensitive are events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProcessTotals {
+    /// Programs started.
+    pub execs: u64,
+    /// Files opened for writing, or that are sensitive.
+    pub opens: u64,
+    /// Files deleted.
+    pub deletes: u64,
+    /// Payload bytes in, of flows that it opened or took.
+    pub bytes_in: u64,
+    /// The same, out.
+    pub bytes_out: u64,
+}
+
+/// What a process did in a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProcessRates {
+    /// Over how long, seconds.
+    pub interval_s: f64,
+    /// Programs started, a second.
+    pub execs: f64,
+    /// Files opened, a second: see [`ProcessTotals::opens`].
+    pub opens: f64,
+    /// Files deleted, a second.
+    pub deletes: f64,
+    /// Payload bytes in, a second.
+    pub bytes_in: f64,
+    /// Payload bytes out, a second.
+    pub bytes_out: f64,
+    /// Processor time: 1.0 is one processor all the time. 0 where it is not known.
+    pub cpu: f64,
+}
+
+impl Process {
+    /// What it did in a second since it was as `before`, `interval_s` ago. `None` where no time has gone by.
+    pub fn rates_since(&self, before: &Self, interval_s: f64) -> Option<ProcessRates> {
+        if interval_s <= 0.0 {
+            return None;
+        }
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a rate for people: 52 bits are enough"
+        )]
+        let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / interval_s;
+        let (old, new) = (&before.did, &self.did);
+        let used = before.cpu_us.zip(self.cpu_us);
+        Some(ProcessRates {
+            interval_s,
+            execs: rate(old.execs, new.execs),
+            opens: rate(old.opens, new.opens),
+            deletes: rate(old.deletes, new.deletes),
+            bytes_in: rate(old.bytes_in, new.bytes_in),
+            bytes_out: rate(old.bytes_out, new.bytes_out),
+            cpu: used.map_or(0.0, |(before, now)| rate(before, now) / 1e6),
+        })
+    }
 }
 
 /// A flow that is open.

@@ -1,9 +1,9 @@
 //! The daemon itself, and what may be asked of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Result, Value};
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,
     openapi::{
@@ -12,7 +12,8 @@ use utoipa::{
     },
 };
 
-use crate::event::Kind;
+use super::FoundBy;
+use crate::{event::Kind, policy::Policy};
 
 /// The policy that an agent is under.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -24,9 +25,76 @@ pub struct PolicyInForce {
     /// All of it, with what the file leaves out.
     #[schema(value_type = Object)]
     pub policy: Value,
+    /// Why this one: the match of the configuration, or the run, by which the agent was found.
+    #[serde(default)]
+    pub found_by: FoundBy,
+    /// The fields that are not as in the policy that ships, by name: `network.deny`. All others are.
+    #[serde(default)]
+    pub differs: Vec<String>,
     /// What it asks for and is not in force on this kernel.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_in_force: Vec<String>,
+}
+
+impl PolicyInForce {
+    /// Of a policy.
+    ///
+    /// # Errors
+    ///
+    /// Never, in truth: a policy can be written.
+    pub fn new(agent: &str, source: &str, policy: &Policy, found_by: FoundBy) -> Result<Self> {
+        let policy = serde_json::to_value(policy)?;
+        let mut differs = Vec::new();
+        differ(
+            &serde_json::to_value(Policy::default())?,
+            &policy,
+            "",
+            &mut differs,
+        );
+        Ok(Self {
+            agent: agent.to_owned(),
+            source: source.to_owned(),
+            policy,
+            found_by,
+            differs,
+            not_in_force: Vec::new(),
+        })
+    }
+
+    /// Why it is as it is, in two lines.
+    pub fn why(&self) -> Vec<String> {
+        let found = self.found_by.words();
+        let found = found.map_or_else(String::new, |found| format!(", by {found}"));
+        let differs = if self.differs.is_empty() {
+            "all as in the policy that ships".to_owned()
+        } else {
+            format!(
+                "as in the policy that ships, but for {}",
+                self.differs.join(", ")
+            )
+        };
+        vec![format!("{}{found}", self.source), differs]
+    }
+}
+
+/// The names of the fields that are not the same.
+fn differ(before: &Value, now: &Value, name: &str, out: &mut Vec<String>) {
+    let (Value::Object(old), Value::Object(new)) = (before, now) else {
+        if before != now {
+            out.push(name.to_owned());
+        }
+        return;
+    };
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    for key in keys {
+        let inner = if name.is_empty() {
+            key.clone()
+        } else {
+            format!("{name}.{key}")
+        };
+        let of = |all: &Map<String, Value>| all.get(key).cloned().unwrap_or_default();
+        differ(&of(old), &of(new), &inner, out);
+    }
 }
 
 /// What the kernel let the daemon do.

@@ -14,9 +14,11 @@
 //! | GET | `/v1/agents/{agent}/flows` | `[Flow]` |
 //! | GET | `/v1/agents/{agent}/files` | `[FileChange]` |
 //! | POST | `/v1/agents/{agent}/actions` | [`ActionRequest`] → [`Action`] |
+//! | GET | `/v1/agents/{agent}/incidents` | `[Incident]` |
 //! | GET | `/v1/events?agent=&kind=&since=&limit=&after=` | [`EventPage`] |
 //! | GET | `/v1/events/stream?agent=&kind=` | server-sent events, see [`StreamItem`] |
 //! | GET | `/v1/findings?agent=&since=` | `[Finding]` |
+//! | GET | `/v1/incidents?agent=&since=` | `[Incident]` |
 //! | GET | `/v1/actions?agent=&since=` | `[Action]` |
 //! | GET | `/v1/policy/{agent}` | [`PolicyInForce`] |
 //! | GET | `/v1/doctor` | [`Doctor`] |
@@ -29,11 +31,12 @@
 mod agent;
 mod daemon;
 mod happened;
+mod incident;
 mod run;
 
 pub use agent::{
-    Agent, AgentState, DeletionBudget, EventCounts, FindingCounts, Flow, FoundBy, Process, Rates,
-    Totals,
+    Agent, AgentState, DeletionBudget, EventCounts, FindingCounts, Flow, FoundBy, Process,
+    ProcessRates, ProcessTotals, Rates, Totals,
 };
 pub use daemon::{
     ApiError, Check, Doctor, EventQuery, Health, KindName, PolicyInForce, SinceQuery, StreamQuery,
@@ -42,6 +45,7 @@ pub use happened::{
     Action, ActionRequest, AskedBy, Event, EventPage, FileChange, Finding, Gone, Missed,
     StreamItem, Verb,
 };
+pub use incident::{Incident, Link, Step, StepKind};
 pub use run::{RunEnd, RunEnded, RunRequest, RunStarted};
 
 pub use crate::finding::Severity;

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::{Live, TierArgs};
+use super::{Form, Output, TierArgs};
 use crate::{
     api::{
         client,
@@ -83,8 +83,8 @@ pub struct RunArgs {
     #[arg(long, conflicts_with = "data_dir")]
     no_history: bool,
     /// How findings and the account are written
-    #[arg(short, long, value_enum, default_value_t = Live::Table)]
-    output: Live,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
     /// Write findings and the account to this file instead of standard error
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -140,6 +140,9 @@ pub struct RecordArgs {
     /// Run the command as this user
     #[arg(long, conflicts_with = "cgroup")]
     user: Option<String>,
+    /// How findings and the account are written
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
     #[command(flatten)]
     tier: TierArgs,
     /// The command and its arguments
@@ -302,7 +305,7 @@ pub fn record(args: RecordArgs) -> Result<ExitCode> {
     };
     run::check_name(&name)?;
     let recorder = Some(Recorder::create(&args.to)?);
-    let notices = notices(Live::Table, None)?;
+    let notices = notices(args.output, None)?;
     let workspace = if made { Some(workspace(None)?) } else { None };
     // Last: from here on it is removed again, whatever happens.
     let cgroup = match args.cgroup {
@@ -402,19 +405,22 @@ fn shown(command: &[OsString]) -> Vec<String> {
         .collect()
 }
 
-fn notices(output: Live, log: Option<&Path>) -> Result<Notices> {
+fn notices(output: Output, log: Option<&Path>) -> Result<Notices> {
     let file = log
         .map(|path| File::create(path).with_context(|| format!("cannot write {}", path.display())))
         .transpose()?;
-    let format = match output {
-        Live::Json => Format::Json,
-        Live::Table => Format::Text {
-            colour: file.is_none()
-                && io::stderr().is_terminal()
-                && std::env::var_os("NO_COLOR").is_none(),
-        },
-    };
+    let colour =
+        file.is_none() && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let format = output
+        .form()
+        .map_or(Format::Text { colour }, Format::Object);
     Ok(Notices::new(format, file))
+}
+
+/// The account, which is JSON.
+fn object(form: Form, json: &str) -> String {
+    form.again(json)
+        .unwrap_or_else(|error| format!("agentwatch: the account cannot be written: {error:#}\n"))
 }
 
 /// Says how it ended, and gives the exit status for it.
@@ -451,14 +457,14 @@ fn account(ended: Ended) -> ExitCode {
             }
             let text = match notices.format() {
                 Format::Text { colour } => account.text(colour),
-                Format::Json => account.json(),
+                Format::Object(form) => object(form, &account.json()),
             };
             (notices, text, killed_by.is_some())
         }
         Told::Daemon { notices, ended } => {
             let text = ended.as_ref().map(|ended| match notices.format() {
                 Format::Text { .. } => ended.text.clone(),
-                Format::Json => format!("{}\n", ended.account),
+                Format::Object(form) => object(form, &ended.account.to_string()),
             });
             let killed = ended.is_some_and(|ended| ended.killed_by.is_some());
             (notices, text.unwrap_or_default(), killed)

@@ -141,14 +141,13 @@ impl Dictionary {
             self.rows.push(*number);
             return;
         }
-        let number = match self.numbers.get(text) {
-            Some(number) => *number,
-            None => {
-                let number = self.numbers.len() as u32;
-                self.numbers.insert(text.into(), number);
-                put_text(data, text);
-                number
-            }
+        let number = if let Some(number) = self.numbers.get(text) {
+            *number
+        } else {
+            let number = self.numbers.len() as u32;
+            self.numbers.insert(text.into(), number);
+            put_text(data, text);
+            number
         };
         self.last = Some((text.into(), number));
         self.rows.push(number);

@@ -1,37 +1,23 @@
 //! A connection to a server.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use bytes::Bytes;
 use clickhouse::Client;
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::{
-    client::legacy::{Client as HttpClient, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
 use serde_json::Value;
 use tokio::time::timeout;
-
-use crate::store::export::{Class, Fault};
 
 use super::{
     block::Encoded,
     fault::{of, timeout as too_slow},
+    schema::quoted,
     settings::{Compression, Password, Settings},
 };
+use crate::store::export::{Class, Fault, http};
 
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(10);
 /// How long a question may take, and a statement that makes a table.
 const QUESTION: Duration = Duration::from_secs(60);
-/// How long a connection without anything to say is kept: servers close theirs after three seconds.
-const IDLE: Duration = Duration::from_secs(2);
 /// How long sending a batch may take, with its answer: on a line of a megabit a second a batch needs a
 /// minute.
 const INSERT: Duration = Duration::from_secs(180);
@@ -51,18 +37,7 @@ impl Connection {
     /// When the settings make no sense, or a file that they name cannot be read.
     pub fn new(settings: &Settings, password: &Password) -> Result<Self> {
         settings.check()?;
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(CONNECT));
-        http.set_keepalive(Some(Duration::from_secs(60)));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(settings.ca_file.as_deref())?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
-        let http = HttpClient::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE)
-            .build(connector);
+        let http = http::client(settings.ca_file.as_deref())?;
         let mut client = Client::with_http_client(http)
             .with_url(&settings.url)
             .with_product_info("agentwatch", env!("CARGO_PKG_VERSION"))
@@ -137,8 +112,8 @@ impl Connection {
     pub async fn insert(&self, table: &str, block: &Encoded, token: &str) -> Result<(), Fault> {
         let sql = format!(
             "INSERT INTO {}.{} ({}) FORMAT Native",
-            super::schema::quoted(&self.database),
-            super::schema::quoted(table),
+            quoted(&self.database),
+            quoted(table),
             block.names
         );
         let send = async {
@@ -159,34 +134,4 @@ impl Connection {
             .await
             .map_err(|_| too_slow())??)
     }
-}
-
-/// The server's certificate must be vouched for.
-fn tls(ca_file: Option<&Path>) -> Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    if let Some(file) = ca_file {
-        let read = || -> Result<Vec<CertificateDer<'static>>> {
-            Ok(CertificateDer::pem_file_iter(file)?.collect::<Result<_, _>>()?)
-        };
-        let certificates = read()
-            .with_context(|| format!("cannot read the certificates in {}", file.display()))?;
-        if certificates.is_empty() {
-            bail!("there is no certificate in {}", file.display());
-        }
-        for certificate in certificates {
-            roots
-                .add(certificate)
-                .with_context(|| format!("a certificate in {} is damaged", file.display()))?;
-        }
-    } else {
-        // Where a system has none, http:// works, and https:// says that nobody vouches for the server.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    Ok(
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .context("setting up TLS")?
-            .with_root_certificates(roots)
-            .with_no_client_auth(),
-    )
 }

@@ -2,7 +2,7 @@
 
 use clickhouse::error::Error;
 
-use crate::store::export::{Class, Fault, fault::chain};
+use crate::store::export::{Class, Fault, fault::chain, http::is_tls};
 
 /// What to do about it.
 const fn advice(class: Class) -> &'static str {
@@ -97,19 +97,12 @@ fn said(text: &str) -> Fault {
 }
 
 fn network(error: &(dyn std::error::Error + 'static)) -> Fault {
-    let text = chain(error);
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        // An error of input and output keeps what it is made of to itself.
-        let inner = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return of(Class::Certificate, &text);
-        }
-        cause = error.source();
-    }
-    of(Class::Unreachable, &text)
+    let class = if is_tls(error) {
+        Class::Certificate
+    } else {
+        Class::Unreachable
+    };
+    of(class, &chain(error))
 }
 
 #[cfg(test)]

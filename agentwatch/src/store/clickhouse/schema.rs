@@ -226,6 +226,8 @@ mod tests {
                     assert!(statement.contains(" IF NOT EXISTS `aw`."), "{statement}");
                     let left = statement.replace("{shard}", "").replace("{replica}", "");
                     let left = left.replace("{database}", "").replace("{table}", "");
+                    // In a regular expression.
+                    let left = left.replace("{1,3}", "");
                     assert!(!left.contains(['{', '}']), "{statement}");
                 }
             }

@@ -59,19 +59,21 @@ impl Sender {
     fn connection(&mut self) -> Result<&Connection, Fault> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => {
-                let password = self
-                    .settings
-                    .password(|name| std::env::var(name).ok())
-                    .map_err(|error| of(Class::Authentication, &format!("{error:#}")))?;
-                let connection = Connection::new(&self.settings, &password)
-                    .map_err(|error| of(Class::Certificate, &format!("{error:#}")))?;
-                match self.within {
-                    Some(limit) => connection.insert_within(limit),
-                    None => connection,
-                }
-            }
+            None => self.connect()?,
         };
         Ok(self.connection.insert(connection))
+    }
+
+    fn connect(&self) -> Result<Connection, Fault> {
+        let password = self
+            .settings
+            .password(|name| std::env::var(name).ok())
+            .map_err(|error| of(Class::Authentication, &format!("{error:#}")))?;
+        let connection = Connection::new(&self.settings, &password)
+            .map_err(|error| of(Class::Certificate, &format!("{error:#}")))?;
+        Ok(match self.within {
+            Some(limit) => connection.insert_within(limit),
+            None => connection,
+        })
     }
 }

@@ -95,7 +95,7 @@ fn events(rows: &[Placed<Row>], node: &str) -> Block {
         )],
         [Column::plain("count", "UInt32"), |c, r| c
             .put(&count(&r.what).to_le_bytes())],
-        [Column::plain("detail", "String"), |c, r| c
+        [Column::few("detail"), |c, r| c
             .text(&detail(r.what.detail.as_ref()))],
     ]
 }

@@ -4,6 +4,10 @@
 //! down what happens live, and after an outage it goes on where it was, as fast as the destination takes it.
 
 pub mod fault;
+pub mod http;
+mod item;
+mod lines;
+mod otlp;
 mod pause;
 mod status;
 
@@ -18,6 +22,8 @@ use anyhow::{Context as _, Result, bail};
 use tokio::{sync::watch, time::sleep};
 
 pub use fault::{Class, Fault};
+pub use lines::{Lines, LinesSettings};
+pub use otlp::{Otlp, OtlpSettings};
 use pause::Pause;
 pub use status::{Noted, Status};
 
@@ -27,9 +33,13 @@ use super::{
 };
 
 /// The names of all destinations: of cursors, and in metrics.
-pub const NAMES: [&str; 1] = [CLICKHOUSE];
+pub const NAMES: [&str; 3] = [CLICKHOUSE, LINES, OTLP];
 /// ClickHouse's.
 pub const CLICKHOUSE: &str = "clickhouse";
+/// That of JSON lines.
+pub const LINES: &str = "lines";
+/// That of OpenTelemetry logs.
+pub const OTLP: &str = "otlp";
 
 /// What is added to the niceness of the threads.
 const NICE: i32 = 10;
@@ -41,13 +51,19 @@ const BEGIN_EVERY: Duration = Duration::from_secs(30);
 /// A destination.
 pub enum Sink {
     /// ClickHouse.
-    ClickHouse(Sender),
+    ClickHouse(Box<Sender>),
+    /// A file, or standard output.
+    Lines(Lines),
+    /// A collector of OpenTelemetry logs.
+    Otlp(Otlp),
 }
 
 impl Sink {
     async fn deliver(&mut self, batch: &Batch) -> Result<(), Fault> {
         match self {
             Self::ClickHouse(sender) => sender.deliver(batch).await,
+            Self::Lines(lines) => lines.deliver(batch),
+            Self::Otlp(otlp) => otlp.deliver(batch).await,
         }
     }
 }

@@ -30,8 +30,8 @@ impl Pause {
         let whole = if permanent { PERMANENT } else { self.whole };
         self.whole = (self.whole * 2).min(LONGEST);
         // The keys of a new hasher are drawn by chance.
-        let chance = RandomState::new().hash_one(0_u8) % 1024;
-        whole.mul_f64(1.0 - chance as f64 / 2048.0)
+        let chance = (RandomState::new().hash_one(0_u8) % 1024) as u32;
+        whole.saturating_sub(whole / 2048 * chance)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -52,7 +53,7 @@ impl Status {
 
     /// How long the oldest of them has waited, seconds.
     pub fn behind_seconds(&self) -> f64 {
-        self.behind_ms.load(Ordering::Relaxed) as f64 / 1000.0
+        Duration::from_millis(self.behind_ms.load(Ordering::Relaxed)).as_secs_f64()
     }
 
     /// Rows that were removed from the history before they were delivered.
@@ -71,11 +72,9 @@ impl Status {
     pub(super) fn delivered(&self, rows: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);
-        self.behind_rows
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |behind| {
-                Some(behind.saturating_sub(rows))
-            })
-            .ok();
+        // Only one thread writes it.
+        let behind = self.behind_rows().saturating_sub(rows);
+        self.behind_rows.store(behind, Ordering::Relaxed);
     }
 
     pub(super) fn failed(&self, class: Class) {
@@ -84,8 +83,9 @@ impl Status {
 
     pub(super) fn behind(&self, rows: u64, seconds: f64, lost: u64) {
         self.behind_rows.store(rows, Ordering::Relaxed);
+        let waited = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         self.behind_ms
-            .store((seconds * 1000.0) as u64, Ordering::Relaxed);
+            .store(waited.as_millis() as u64, Ordering::Relaxed);
         self.lost.store(lost, Ordering::Relaxed);
     }
 

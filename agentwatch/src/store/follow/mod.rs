@@ -57,7 +57,11 @@ use rusqlite::Connection;
 pub use read::{Ended, Placed, Rows, Started, StoredAction};
 use state::{Counts, Place, State};
 
-use super::query;
+use super::{
+    cold, files,
+    kept::{self, Had},
+    reader::Day,
+};
 
 /// A table that is followed.
 #[derive(
@@ -164,8 +168,8 @@ impl Behind {
     }
 }
 
-/// Size and time of a file and its log: where they are the same nothing was written.
-type Stamp = [Option<(u64, SystemTime)>; 2];
+/// Size and time of a file, its log, and the file compressed: where they are the same nothing was written.
+type Stamp = [Option<(u64, SystemTime)>; 3];
 
 /// Follows the history. One process at a time follows by one name.
 pub struct Follower {
@@ -173,6 +177,8 @@ pub struct Follower {
     state: State,
     /// What has nothing new, by the day and whether it is the table of events.
     drained: HashMap<(String, bool), Stamp>,
+    /// What compressed and removed days had, as of the stamp of the file that says so.
+    had: (Option<Stamp>, HashMap<String, Had>),
     /// What could not be read, and what was lost; to be told and taken out by who follows.
     pub warnings: Vec<String>,
 }
@@ -189,6 +195,7 @@ impl Follower {
             dir: dir.to_owned(),
             state: State::open(dir, name)?,
             drained: HashMap::new(),
+            had: (None, HashMap::new()),
             warnings: Vec::new(),
         })
     }
@@ -207,6 +214,7 @@ impl Follower {
             dir: dir.to_owned(),
             state,
             drained: HashMap::new(),
+            had: (None, HashMap::new()),
             warnings: Vec::new(),
         };
         follower.behind().map(Some)
@@ -220,7 +228,7 @@ impl Follower {
     /// When the history or the follower's state cannot be read or written now. A file that is damaged is
     /// a warning instead.
     pub fn next(&mut self, max_rows: usize) -> Result<Option<Batch>> {
-        let files = query::day_files(&self.dir)?;
+        let files = files::day_files(&self.dir)?;
         self.note_removed(&files);
         if let Some(range) = self.state.kept.pending.clone() {
             match self.again(&files, &range)? {
@@ -232,7 +240,7 @@ impl Follower {
             for (day, path) in &files {
                 let stamp = stamp(path);
                 let key = (day.clone(), events);
-                if self.drained.get(&key) == Some(&stamp) {
+                if self.drained.get(&key) == Some(&stamp) || self.is_done(day, path, events) {
                     continue;
                 }
                 match self.next_of(day, path, events, max_rows) {
@@ -247,7 +255,7 @@ impl Follower {
                             self.drained.insert(key, stamp);
                         }
                     }
-                    Err(error) if query::is_damage(&error) => {
+                    Err(error) if files::is_damage(&error) => {
                         self.warnings.push(format!(
                             "{} is damaged, and is not followed any further: {error:#}",
                             path.display()
@@ -292,11 +300,25 @@ impl Follower {
     ///
     /// When the folder cannot be read.
     pub fn behind(&mut self) -> Result<Behind> {
-        let files = query::day_files(&self.dir)?;
+        let files = files::day_files(&self.dir)?;
         self.note_removed(&files);
         let mut behind = Behind::default();
         for (day, path) in &files {
-            let Ok(connection) = query::read_only(path) else {
+            if let Some(had) = self.had.1.get(day).copied()
+                && files::is_cold(path)
+            {
+                // It need not be uncompressed for that.
+                let place = self.place(day, had.number);
+                place.known = Counts(had.last);
+                let missing = place.missing();
+                behind.rows += missing;
+                if let (1.., Some(times)) = (missing, files::times(day)) {
+                    let old = behind.oldest_ns.unwrap_or(times.start);
+                    behind.oldest_ns = Some(old.min(times.start));
+                }
+                continue;
+            }
+            let Ok(connection) = files::read_only(path) else {
                 continue;
             };
             let file = self.file_number(&connection);
@@ -327,8 +349,8 @@ impl Follower {
         events: bool,
         max_rows: usize,
     ) -> Result<Option<Batch>> {
-        let connection = query::read_only(path)?;
-        let transaction = connection.unchecked_transaction()?;
+        let read = Day::new(files::read_only(path)?)?;
+        let transaction = read.connection.unchecked_transaction()?;
         let file = self.file_number(&transaction);
         for table in Table::ALL {
             if (table == Table::Events) != events {
@@ -343,8 +365,8 @@ impl Follower {
             if known <= from {
                 continue;
             }
-            let read = read::rows(&transaction, table, from + 1, known, max_rows.max(1))?;
-            let Some(last) = read.last else { continue };
+            let found = read::rows(&read, table, from + 1, known, max_rows.max(1))?;
+            let Some(last) = found.last else { continue };
             to_disk(path)?;
             return Ok(Some(Batch {
                 range: Range {
@@ -354,8 +376,8 @@ impl Follower {
                     first: from + 1,
                     last,
                 },
-                rows: read.rows,
-                damaged: read.damaged,
+                rows: found.rows,
+                damaged: found.damaged,
             }));
         }
         Ok(None)
@@ -366,21 +388,16 @@ impl Follower {
         let Some((_, path)) = files.iter().find(|(day, _)| *day == range.day) else {
             return Ok(None);
         };
-        let connection =
-            query::read_only(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let transaction = connection.unchecked_transaction()?;
+        let day = files::read_only(path)
+            .and_then(Day::new)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let transaction = day.connection.unchecked_transaction()?;
         if self.file_number(&transaction) != range.file {
             // Another file of that day by now: noted with its place.
             return Ok(None);
         }
-        let read = read::rows(
-            &transaction,
-            range.table,
-            range.first,
-            range.last,
-            usize::MAX,
-        )
-        .with_context(|| format!("cannot read {}", path.display()))?;
+        let read = read::rows(&day, range.table, range.first, range.last, usize::MAX)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         to_disk(path)?;
         Ok(Some(Batch {
             range: range.clone(),
@@ -389,14 +406,60 @@ impl Follower {
         }))
     }
 
+    /// Whether everything of a compressed day is delivered: so it need not be uncompressed to be looked at.
+    fn is_done(&self, day: &str, path: &Path, events: bool) -> bool {
+        let (Some(had), Some(place)) = (self.had.1.get(day), self.state.kept.days.get(day)) else {
+            return false;
+        };
+        let delivered = |table: Table| place.delivered.get(table) >= Counts(had.last).get(table);
+        let mut tables = Table::ALL
+            .into_iter()
+            .filter(|table| (*table == Table::Events) == events);
+        had.number == place.file && tables.all(delivered) && files::is_cold(path)
+    }
+
+    /// Reads anew what compressed and removed days had, where that has changed.
+    fn read_had(&mut self) {
+        let path = kept::path(&self.dir);
+        let stamp = stamp(&path);
+        if self.had.0 == Some(stamp) {
+            return;
+        }
+        match kept::days(&self.dir) {
+            Ok(days) => self.had = (is_old(&stamp).then_some(stamp), days),
+            Err(error) => self
+                .warnings
+                .push(format!("{} is not read: {error:#}", path.display())),
+        }
+    }
+
     /// Counts what was removed without having been delivered.
     fn note_removed(&mut self, files: &[(String, PathBuf)]) {
+        self.read_had();
+        let since = self.state.kept.since_ns;
+        let removed: Vec<(String, Had)> = self
+            .had
+            .1
+            .iter()
+            .filter(|(_, had)| had.removed_ns.is_some_and(|at| at >= since))
+            .filter(|(day, _)| !files.iter().any(|(there, _)| there == *day))
+            .map(|(day, had)| (day.clone(), *had))
+            .collect();
+        for (day, had) in &removed {
+            // All that it had is settled then: delivered, or lost and counted.
+            let place = self.place(day, had.number);
+            place.known = Counts(had.last);
+            let place = place.clone();
+            self.count_lost(day, &place);
+            self.place(day, had.number).delivered = Counts(had.last);
+        }
         let gone: Vec<String> = self
             .state
             .kept
             .days
             .keys()
             .filter(|day| !files.iter().any(|(there, _)| there == *day))
+            .filter(|day| !removed.iter().any(|(of, _)| of == *day))
             .cloned()
             .collect();
         for day in gone {
@@ -462,7 +525,7 @@ fn stamp(path: &Path) -> Stamp {
     };
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
-    [of(path), of(Path::new(&log))]
+    [of(path), of(Path::new(&log)), of(&cold::compressed(path))]
 }
 
 /// Whether the last write was a while ago.

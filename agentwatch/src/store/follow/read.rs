@@ -8,8 +8,10 @@ use super::Table;
 use crate::{
     api::model::Action,
     store::{
-        query::{self, StoredFinding},
+        query::{Filter, StoredFinding},
+        reader::{Day, Order, Wanted},
         row::Row,
+        schema,
     },
 };
 
@@ -120,14 +122,22 @@ impl Table {
                 "ended_ns",
                 "run, agent, ended_ns, exit_status, killed_by, stored, dropped, tally",
             ),
-            Self::Events => ("events", "time_ns", query::COLUMNS),
+            Self::Events => ("event_rows", "time_ns", ""),
         }
     }
 }
 
+/// The name of a table in a file of any version.
+fn name(connection: &Connection, table: Table) -> Result<&'static str> {
+    Ok(match table {
+        Table::Events if schema::version(connection)? == 1 => "events",
+        _ => table.sql().0,
+    })
+}
+
 /// The last id of a table; `None` where it has no rows, or a file of an older agentwatch no such table.
 pub fn last(connection: &Connection, table: Table) -> Result<Option<i64>> {
-    let (name, _, _) = table.sql();
+    let name = name(connection, table)?;
     let there: Option<i64> = connection
         .query_row(
             "SELECT 1 FROM sqlite_schema WHERE name = ?1",
@@ -144,28 +154,23 @@ pub fn last(connection: &Connection, table: Table) -> Result<Option<i64>> {
 
 /// The time of the first row behind an id, Unix nanoseconds.
 pub fn time_after(connection: &Connection, table: Table, id: i64) -> Result<i64> {
-    let (name, time, _) = table.sql();
+    let name = name(connection, table)?;
+    let (_, time, _) = table.sql();
     let sql = format!("SELECT {time} FROM {name} WHERE rowid > ?1 ORDER BY rowid LIMIT 1");
     Ok(connection.query_row(&sql, [id], |row| row.get(0))?)
 }
 
 /// Rows from an id to another, the first `max` of them.
-pub fn rows(
-    connection: &Connection,
-    table: Table,
-    first: i64,
-    last: i64,
-    max: usize,
-) -> Result<Read> {
+pub fn rows(day: &Day, table: Table, first: i64, last: i64, max: usize) -> Result<Read> {
     let reader = Reader {
-        connection,
+        connection: &day.connection,
         table,
         first,
         last,
         max,
     };
     match table {
-        Table::Events => reader.read(Rows::Events, |row| Ok(Some(query::event(row)?))),
+        Table::Events => events(day, first, last, max),
         Table::Findings => reader.read(Rows::Findings, |row| {
             let json: String = row.get(2)?;
             Ok(match serde_json::from_str(&json) {
@@ -210,6 +215,31 @@ pub fn rows(
             }))
         }),
     }
+}
+
+fn events(day: &Day, first: i64, last: i64, max: usize) -> Result<Read> {
+    let all = Filter::default();
+    let wanted = Wanted {
+        after: first - 1,
+        up_to: last,
+        limit: Some(max),
+        ..Wanted::all(&all, Order::Stored)
+    };
+    let mut rows = Vec::new();
+    let damage = day.events_through(&wanted, |id, what| {
+        rows.push(Placed { id, what });
+        Ok(())
+    })?;
+    let cut = rows.len() < max;
+    Ok(Read {
+        last: match rows.last().map(|row: &Placed<Row>| row.id) {
+            // What is behind the last that can be read is left behind too.
+            _ if cut && damage.is_some() => Some(last),
+            read => read,
+        },
+        rows: Rows::Events(rows),
+        damaged: damage.and_then(|(rows, _)| rows).unwrap_or(0),
+    })
 }
 
 struct Reader<'a> {

@@ -16,7 +16,7 @@ use super::{Range, Table};
 
 /// An id for each table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts([i64; 5]);
+pub struct Counts(pub [i64; 5]);
 
 impl Counts {
     /// That of a table.
@@ -58,6 +58,8 @@ impl Place {
 pub struct Kept {
     /// Drawn when the follower began.
     pub number: u64,
+    /// When that was, Unix nanoseconds.
+    pub since_ns: i64,
     /// Where it is in the file of each day.
     pub days: BTreeMap<String, Place>,
     /// What was handed out and is not known to be delivered.
@@ -95,6 +97,7 @@ impl State {
         let new = || -> Result<Kept> {
             Ok(Kept {
                 number: number()?,
+                since_ns: crate::store::wall_ns(jiff::Timestamp::now()),
                 ..Kept::default()
             })
         };

@@ -18,7 +18,7 @@ use super::{
     pen::{Pen, nth},
     status, words,
 };
-use crate::{api::model::FoundBy, top::state::millis};
+use crate::top::state::millis;
 
 /// Measures that are shown side by side.
 const ACROSS: u16 = 3;
@@ -87,14 +87,7 @@ fn why(pen: &mut Pen<'_>, state: &State, row: &Row<'_>, head: Rect) {
     };
     pen.line(nth(head, 1), &line);
     let mut facts = vec![label("policy"), Span::raw(agent.policy.clone())];
-    let found = match &agent.found_by {
-        FoundBy::Cgroup { glob } if glob.is_empty() => None,
-        FoundBy::Cgroup { glob } => Some(format!("the glob {glob}")),
-        FoundBy::Unit { glob } => Some(format!("the unit {glob}")),
-        FoundBy::Container { name, .. } => Some(format!("the container {name}")),
-        FoundBy::Run { command } => Some(format!("run: {}", command.join(" "))),
-    };
-    if let Some(found) = found {
+    if let Some(found) = agent.found_by.words() {
         facts.extend([label("  found by"), Span::raw(found)]);
     }
     let since = millis(&agent.since);

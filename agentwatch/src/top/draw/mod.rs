@@ -4,6 +4,7 @@ pub mod agent;
 pub mod agents;
 pub mod columns;
 pub mod dialog;
+mod incident;
 pub mod layout;
 pub mod panes;
 mod pen;

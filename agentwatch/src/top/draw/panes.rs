@@ -21,7 +21,11 @@ use super::{
     pen::{Pen, nth},
     story, words,
 };
-use crate::{api::model::FileChange, cli::history::base, top::state::millis};
+use crate::{
+    api::model::{FileChange, ProcessRates},
+    cli::history::base,
+    top::state::millis,
+};
 
 /// The name of the agent on the screen.
 pub(super) fn name(state: &State) -> &str {
@@ -88,7 +92,7 @@ pub fn tabs(pen: &mut Pen<'_>, state: &State, area: Rect) {
 
 /// Where the lines of a pane are: without its title, and without what is told below them.
 fn list_area(state: &State, pane: Pane, area: Rect, titled: bool) -> Rect {
-    let above = u16::from(titled) + u16::from(columns(pane).is_some());
+    let above = u16::from(titled) + u16::from(columns(pane, area.width).is_some());
     let area = Rect {
         y: area.y + above.min(area.height),
         height: area.height.saturating_sub(above),
@@ -123,10 +127,16 @@ pub fn selected_finding(state: &State) -> Option<&Found> {
     state.findings(Some(name(state))).nth(at)
 }
 
+/// From this width on the processes' bytes are shown too.
+const WITH_BYTES: u16 = 96;
+
 /// The names of a pane's columns.
-fn columns(pane: Pane) -> Option<&'static str> {
+fn columns(pane: Pane, width: u16) -> Option<&'static str> {
     Some(match pane {
-        Pane::Processes => "     PID   UID   CPU   MEM  COMMAND",
+        Pane::Processes if width >= WITH_BYTES => {
+            "     PID   UID   CPU   MEM EXEC/s OPEN/s  DEL/s   IN/s  OUT/s  COMMAND"
+        }
+        Pane::Processes => "     PID   UID   CPU   MEM EXEC/s OPEN/s  DEL/s  COMMAND",
         Pane::Flows => "  IN/s OUT/s     IN   OUT  PEER",
         Pane::Files | Pane::Findings | Pane::Policy => return None,
     })
@@ -145,7 +155,7 @@ pub fn draw(pen: &mut Pen<'_>, state: &State, pane: Pane, area: Rect, titled: bo
         pen.rule(nth(area, 0), &text, active);
         above = 1;
     }
-    if let Some(columns) = columns(pane) {
+    if let Some(columns) = columns(pane, area.width) {
         pen.text(nth(area, above), columns, theme.title);
     }
     let list = list_area(state, pane, area, titled);
@@ -160,7 +170,7 @@ pub fn draw(pen: &mut Pen<'_>, state: &State, pane: Pane, area: Rect, titled: bo
     }
     let at = selected(state, pane);
     let window = layout::window(count, at, usize::from(list.height));
-    let lines = lines(state, pane, window.clone(), &theme);
+    let lines = lines(state, pane, window.clone(), area.width, &theme);
     for (n, line) in lines.iter().enumerate() {
         let place = nth(list, n);
         pen.line(place, line);
@@ -207,6 +217,7 @@ fn lines(
     state: &State,
     pane: Pane,
     window: std::ops::Range<usize>,
+    width: u16,
     theme: &Theme,
 ) -> Vec<Line<'static>> {
     let part = |all: Vec<Line<'static>>| -> Vec<Line<'static>> {
@@ -230,7 +241,8 @@ fn lines(
             let marked = marked(state);
             let tree = look.tree();
             let tree = tree.iter().skip(window.start).take(window.len());
-            tree.map(|node| process(node, &marked, theme)).collect()
+            tree.map(|node| process(node, &marked, width, theme))
+                .collect()
         }
         (Pane::Flows, Some(look)) => {
             let flows = look.flows();
@@ -269,9 +281,30 @@ fn marked(state: &State) -> HashSet<(u64, u64)> {
     out
 }
 
-fn process(node: &Node<'_>, marked: &HashSet<(u64, u64)>, theme: &Theme) -> Line<'static> {
+fn process(
+    node: &Node<'_>,
+    marked: &HashSet<(u64, u64)>,
+    width: u16,
+    theme: &Theme,
+) -> Line<'static> {
     let process = node.process;
-    let cpu = node.cpu.map_or_else(|| "-".to_owned(), words::percent);
+    let unknown = || "-".to_owned();
+    let cpu = node.rates.filter(|_| process.cpu_us.is_some());
+    let cpu = cpu.map_or_else(unknown, |rates| words::percent(rates.cpu));
+    let rate = |of: fn(&ProcessRates) -> f64, shown: fn(f64) -> String| {
+        node.rates.map_or_else(unknown, |rates| shown(of(&rates)))
+    };
+    let mut rates = format!(
+        "{:>7}{:>7}{:>7}",
+        rate(|rates| rates.execs, words::count),
+        rate(|rates| rates.opens, words::count),
+        rate(|rates| rates.deletes, words::count),
+    );
+    if width >= WITH_BYTES {
+        let bytes_in = rate(|rates| rates.bytes_in, words::bytes);
+        let bytes_out = rate(|rates| rates.bytes_out, words::bytes);
+        rates = format!("{rates}{bytes_in:>7}{bytes_out:>7}");
+    }
     let memory = process
         .rss_bytes
         .map_or_else(|| "-".to_owned(), |n| words::bytes(real(n)));
@@ -295,7 +328,7 @@ fn process(node: &Node<'_>, marked: &HashSet<(u64, u64)>, theme: &Theme) -> Line
     Line::from(vec![
         Span::raw(format!("{:>8}", process.pid)),
         Span::styled(format!("{:>6}", process.uid), theme.faint),
-        Span::raw(format!("{cpu:>6}{memory:>6}  ")),
+        Span::raw(format!("{cpu:>6}{memory:>6}{rates}  ")),
         Span::styled(node.branch.clone(), theme.faint),
         Span::styled(format!("{mark}{exe}"), style),
         Span::styled(called, theme.faint),
@@ -382,7 +415,7 @@ fn policy(state: &State) -> Vec<String> {
         .iter()
         .map(|missing| format!("NOT in force on this kernel: {missing}"))
         .collect();
-    lines.push(format!("# {}", policy.source));
+    lines.extend(policy.why().into_iter().map(|line| format!("# {line}")));
     let yaml = serde_saphyr::to_string(&policy.policy)
         .unwrap_or_else(|error| format!("the policy cannot be shown: {error}"));
     lines.extend(yaml.lines().map(crate::text::escape_str));

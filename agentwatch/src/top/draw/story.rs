@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     super::{state::State, theme::Theme},
+    incident,
     pen::{Pen, nth, wrap},
 };
 use crate::{
@@ -137,6 +138,7 @@ pub(super) fn lines(
     }
     let at = super::super::state::millis(&finding.time);
     add("time", &state.time(at), Style::new());
+    out.extend(incident::lines(state, &finding.id, width, theme));
     out
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::fleet::real;
-use crate::api::model::{FileChange, Flow, PolicyInForce, Process};
+use crate::api::model::{FileChange, Flow, PolicyInForce, Process, ProcessRates};
 
 /// How many moments are kept.
 pub const KEPT: usize = 60;
@@ -39,8 +39,8 @@ pub struct Node<'a> {
     pub depth: usize,
     /// The branches that lead to it: `├─ `, `│  └─ ` …
     pub branch: String,
-    /// Processors it used since the moment before; `None` where that is not known.
-    pub cpu: Option<f64>,
+    /// What it did in a second since the moment before; `None` where that is not known.
+    pub rates: Option<ProcessRates>,
 }
 
 /// A flow with its rates.
@@ -120,17 +120,15 @@ impl<'a> Look<'a> {
     /// The processes as a tree: who was started by whom, brothers by their start.
     pub fn tree(&self) -> Vec<Node<'a>> {
         let seconds = self.seconds();
-        let before: HashMap<(u32, u64), u64> = self
+        let before: HashMap<(u32, u64), &Process> = self
             .before
             .into_iter()
             .flat_map(|detail| &detail.processes)
-            .filter_map(|process| Some(((process.pid, process.start_ns), process.cpu_us?)))
+            .map(|process| ((process.pid, process.start_ns), process))
             .collect();
-        let cpu = |process: &Process| {
-            let used = process
-                .cpu_us?
-                .checked_sub(*before.get(&(process.pid, process.start_ns))?)?;
-            Some(real(used) / 1e6 / seconds?)
+        let rates = |process: &Process| {
+            let before = before.get(&(process.pid, process.start_ns))?;
+            process.rates_since(before, seconds?)
         };
         let processes = &self.now.processes;
         let pids: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
@@ -170,7 +168,7 @@ impl<'a> Look<'a> {
                     process,
                     depth,
                     branch,
-                    cpu: cpu(process),
+                    rates: rates(process),
                 });
                 let below_it = children.get(&process.pid).map_or(&[][..], Vec::as_slice);
                 for (n, child) in below_it.iter().enumerate().rev() {
@@ -279,8 +277,8 @@ mod tests {
             .map(|node| (node.process.pid, node.branch.as_str()))
             .collect();
         assert_eq!(seen, [(1, ""), (2, "├─ "), (4, "│  └─ "), (3, "└─ ")]);
-        assert_eq!(tree[0].cpu, Some(0.5));
-        assert_eq!(tree[3].cpu, None);
+        assert_eq!(tree[0].rates.map(|rates| rates.cpu), Some(0.5));
+        assert_eq!(tree[3].rates, None);
         assert_eq!(details.look(Some(1000)).unwrap().now.processes.len(), 2);
     }
 

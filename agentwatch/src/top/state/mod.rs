@@ -12,7 +12,10 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::api::model::{Action, Agent, Finding, Health, Verb};
+use crate::{
+    api::model::{Action, Agent, Finding, Health, Verb},
+    incident::Incidents,
+};
 use choice::{Filter, Sort};
 use detail::{Detail, Details, Look};
 use dialog::{Dialog, Prompt};
@@ -193,6 +196,8 @@ pub struct State {
     /// Oldest first.
     findings: VecDeque<Found>,
     known: HashSet<String>,
+    /// What of them belongs together.
+    pub incidents: Incidents,
     /// What fills the screen.
     pub screen: Screen,
     /// The agent that is selected, by its number.
@@ -238,6 +243,7 @@ impl State {
             heard_ms: None,
             findings: VecDeque::new(),
             known: HashSet::new(),
+            incidents: Incidents::default(),
             screen: Screen::Agents,
             selected: None,
             top: 0,
@@ -334,6 +340,7 @@ impl State {
         if !self.known.insert(finding.id.clone()) {
             return;
         }
+        self.incidents.add(&finding);
         let at_ms = millis(&finding.time);
         let at = self.findings.partition_point(|found| found.at_ms <= at_ms);
         let finding = Arc::from(finding);

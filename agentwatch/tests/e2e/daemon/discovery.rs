@@ -22,6 +22,7 @@ use crate::{
 tests! {
     by_unit;
     by_label;
+    by_label_of_a_runtime_that_is_down;
     by_label_of_containerd needs "containerd", "ctr", "runc", "busybox";
     by_label_of_podman needs "podman", "runc", "busybox";
 }
@@ -63,10 +64,11 @@ fn first_exec(daemon: &Daemon, name: &str, word: &str) -> Result<()> {
 
 const AGENT: &str = "a1aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const OTHER: &str = "b2bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const DOWN: &str = "f6ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
 const UNKNOWN: &str = "c3cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
 
-/// Answers as docker does, and takes its time.
-fn runtime(socket: &Path) -> Result<()> {
+/// Answers as docker does, and takes its time. It has one container that is an agent.
+fn runtime(socket: &Path, agent: &'static str) -> Result<()> {
     let listener = UnixListener::bind(socket)?;
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -75,10 +77,10 @@ fn runtime(socket: &Path) -> Result<()> {
                 let n = stream.read(&mut head).unwrap_or(0);
                 let head = String::from_utf8_lossy(&head[..n]).into_owned();
                 thread::sleep(Duration::from_millis(300));
-                let (status, body) = if head.starts_with(&format!("GET /containers/{AGENT}/json")) {
+                let (status, body) = if head.starts_with(&format!("GET /containers/{agent}/json")) {
                     let labels = json!({"agentwatch.io/agent": "true", "app": "web/1"});
                     let answer =
-                        json!({"Id": AGENT, "Name": "/nice", "Config": {"Labels": labels}});
+                        json!({"Id": agent, "Name": "/nice", "Config": {"Labels": labels}});
                     ("200 OK", answer)
                 } else if head.contains(OTHER) {
                     let labels = json!({"agentwatch.io/agent": "false"});
@@ -103,7 +105,7 @@ fn by_label() -> Result<()> {
     let tree = Tree::new("label")?;
     let place = Place::new()?;
     let socket = place.path("docker.sock");
-    runtime(&socket)?;
+    runtime(&socket, AGENT)?;
     let agents = "  - container: {label: agentwatch.io/agent=true}\n    name: 'box-{label:app}'\n";
     let more = format!(
         "container_sockets: [{}, {}]\n",
@@ -139,6 +141,48 @@ fn by_label() -> Result<()> {
     .with_context(|| format!("{processes:?} {:?}", daemon.get("/v1/health")))?;
     daemon.stop()?;
     first_exec(&daemon, "box-web-1", "first")
+}
+
+/// The runtime is started again just now: its containers run on, and are asked for again. Until then the next
+/// match holds.
+fn by_label_of_a_runtime_that_is_down() -> Result<()> {
+    let tree = Tree::new("down")?;
+    let place = Place::new()?;
+    let socket = place.path("docker.sock");
+    drop(UnixListener::bind(&socket)?);
+    let strict = place.file(
+        "strict.yaml",
+        "apiVersion: agentwatch/v1\nkind: Policy\non_stop: freeze\n",
+    )?;
+    let agents = format!(
+        "  - container: {{label: agentwatch.io/agent=true}}\n    policy: {strict}\n    name: box\n  \
+         - cgroup: {}/in/*\n    name: lax\n",
+        tree.cgroup()
+    );
+    let daemon = Daemon::start(
+        &agents,
+        &format!("container_sockets: [{}]\n", socket.display()),
+    )?;
+    let _lax = tree.start(&format!("in/docker-{DOWN}.scope"), "exec sleep 60")?;
+    let _none = tree.start(&format!("out/docker-{DOWN}.scope"), "exec sleep 60")?;
+    until("the next match to hold", || daemon.is("lax", "watched"))
+        .with_context(|| daemon.said())?;
+    ensure!(daemon.agent("box").is_none(), "{:?}", daemon.agent("box"));
+    fs::remove_file(&socket)?;
+    runtime(&socket, DOWN)?;
+    until("the container", || daemon.is("box", "watched")).with_context(|| daemon.said())?;
+    let has_strict = || {
+        daemon
+            .agent("lax")
+            .is_some_and(|agent| agent["policy"] == strict)
+    };
+    until("the policy of the container's match", has_strict).with_context(|| daemon.said())?;
+    let said = daemon.said();
+    let in_vain = said
+        .lines()
+        .filter(|line| line.contains(DOWN) && line.contains("is asked for again"));
+    ensure!(in_vain.count() == 1, "{said}");
+    Ok(())
 }
 
 /// The same with podman itself.

@@ -6,6 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use agentwatch::probe::tiers;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Daemon, Tree, deletes};
@@ -77,6 +78,10 @@ fn metrics_of_two_agents() -> Result<()> {
             1.0,
         ),
         (
+            "agentwatch_capability_up{capability=\"deny-network\",required=\"false\"}",
+            1.0,
+        ),
+        (
             "agentwatch_agent_events_not_stored_total{agent=\"good\"}",
             0.0,
         ),
@@ -96,6 +101,16 @@ fn metrics_of_two_agents() -> Result<()> {
     })?;
     let text = page()?;
     check(&text)?;
+    // What a policy may ask to be refused is there with what it rests on, and why not where it is not.
+    for need in tiers::NEEDS {
+        let name = tiers::name(need);
+        let info = format!("agentwatch_capability_info{{capability=\"{name}\",tier=\"");
+        let line = text.lines().find(|line| line.starts_with(&info));
+        let line = line.with_context(|| format!("{name} is not in\n{text}"))?;
+        let up = format!("agentwatch_capability_up{{capability=\"{name}\",required=\"false\"}}");
+        let is_up = value(&text, &up) == Some(1.0);
+        ensure!(is_up == line.contains("reason=\"\""), "{line}");
+    }
     ensure!(
         value(&text, "agentwatch_map_limit_entries{map=\"CGROUPS\"}") > Some(1000.0),
         "{text}"

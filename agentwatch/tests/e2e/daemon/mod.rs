@@ -2,12 +2,16 @@
 //! screen that shows it (`top`).
 
 pub mod agents;
+pub mod apart;
 pub mod api;
 pub mod clients;
 pub mod discovery;
 pub mod docs;
 pub mod follow;
+pub mod looks;
+pub mod many;
 pub mod metrics;
+pub mod node;
 pub mod openapi;
 pub mod prometheus;
 pub mod recovery;

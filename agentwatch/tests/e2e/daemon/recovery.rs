@@ -14,6 +14,8 @@ tests! {
     what_it_knew_it_knows_again needs "/usr/bin/python3";
     a_deletion_budget_that_was_used;
     a_run_comes_back;
+    a_run_that_does_not_come_back;
+    one_that_is_no_agent_any_more_goes_on;
     agents_are_left_as_the_policy_says;
 }
 
@@ -27,7 +29,7 @@ impl Daemon {
     }
 
     /// Starts it again.
-    fn again(&mut self) -> Result<()> {
+    pub(super) fn again(&mut self) -> Result<()> {
         self.child = Self::child(&self.place)?;
         until("the daemon again", || self.get("/v1/health").is_ok()).with_context(|| self.said())
     }
@@ -156,6 +158,73 @@ fn a_run_comes_back() -> Result<()> {
         "{execs:#?}"
     );
     Ok(())
+}
+
+/// The `agentwatch run` was there when the daemon was started again, and ended before it asked.
+fn a_run_that_does_not_come_back() -> Result<()> {
+    let tree = Tree::new("never")?;
+    let mut daemon = Daemon::start(&format!("  - cgroup: {}/*\n", tree.cgroup()), "")?;
+    let mut run =
+        super::runs::run(&daemon, &["--name", "a"], &["sh", "-c", "sleep 60"])?.spawn()?;
+    until("the agent", || daemon.agent("a").is_some())?;
+    let state = daemon.place.path("history/daemon-state.json");
+    until("it to be kept", || {
+        fs::read_to_string(&state).is_ok_and(|kept| kept.contains("\"name\":\"a\""))
+    })?;
+    // `timeout` passes neither on.
+    let runner = format!("/proc/{0}/task/{0}/children", run.id());
+    let runner = fs::read_to_string(runner)?;
+    let signal = |signal: &str| Command::new("kill").args([signal, runner.trim()]).status();
+    signal("-STOP")?;
+    daemon.kill()?;
+    daemon.again()?;
+    ensure!(daemon.agent("a").is_none(), "{:?}", daemon.agent("a"));
+    ensure!(
+        daemon.said().contains(" 1 are waited for"),
+        "{}",
+        daemon.said()
+    );
+    signal("-KILL")?;
+    until("it to be watched", || daemon.is("a", "watched")).with_context(|| daemon.said())?;
+    run.wait()?;
+    let (ok, answer) = daemon.verb(&["kill", "a"])?;
+    ensure!(ok, "{answer}");
+    until("it to be gone", || daemon.agent("a").is_none())?;
+    // Its name is free.
+    let status = super::runs::run(&daemon, &["--name", "a"], &["true"])?.status()?;
+    ensure!(status.success(), "{status}: {}", said(&daemon));
+    Ok(())
+}
+
+/// It was frozen at the stop, until it is watched again: which it never is.
+fn one_that_is_no_agent_any_more_goes_on() -> Result<()> {
+    let tree = Tree::new("nomore")?;
+    let place = Place::new()?;
+    let policy = place.file(
+        "freeze.yaml",
+        "apiVersion: agentwatch/v1\nkind: Policy\non_stop: freeze\n",
+    )?;
+    let agents = format!("{}/in", tree.cgroup());
+    let mut daemon = Daemon::start(
+        &format!("  - cgroup: {agents}/*\n    policy: {policy}\n"),
+        "",
+    )?;
+    let _agent = tree.start("in/a", "while :; do sleep .05; done")?;
+    until("it to be watched", || daemon.is("a", "watched"))?;
+    daemon.stop()?;
+    let is = |wanted: &str| {
+        let events = fs::read_to_string(tree.0.join("in/a/cgroup.events"));
+        events.is_ok_and(|events| events.contains(wanted))
+    };
+    until("it to stand still", || is("frozen 1"))?;
+    let config = fs::read_to_string(daemon.place.path("config.yaml"))?;
+    let other = format!("{}/other", tree.cgroup());
+    fs::write(
+        daemon.place.path("config.yaml"),
+        config.replace(&agents, &other),
+    )?;
+    daemon.again()?;
+    until("it to go on", || is("frozen 0")).with_context(|| daemon.said())
 }
 
 fn agents_are_left_as_the_policy_says() -> Result<()> {

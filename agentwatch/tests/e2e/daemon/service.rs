@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixDatagram,
     path::Path,
     process::Command,
@@ -20,6 +20,7 @@ use crate::{
 tests! {
     the_service_manager_is_told;
     the_configuration_is_read_again;
+    who_is_cut_off_stays_so_while_it_is needs "/usr/bin/python3";
     the_unit_is_right needs "systemd-analyze";
 }
 
@@ -110,16 +111,44 @@ fn the_configuration_is_read_again() -> Result<()> {
     // Another policy for one, and one more; both hold without a restart.
     let deny = format!("{head}network:\n  deny: ['127.0.0.1:{port}']\n");
     daemon.place.file("p.yaml", &deny)?;
-    config(&daemon.place, &format!("{a}{b}"))?;
+    let called = "    name: x-{name}\n    workspace: /srv/{name}\n";
+    config(&daemon.place, &format!("{a}{called}{b}"))?;
     daemon.hangup()?;
     until("no answer", || last() == "refused\n").with_context(|| daemon.said())?;
     until("the second", || daemon.is("b", "watched"))?;
     ensure!(daemon.is("a", "watched"), "{:?}", daemon.agent("a"));
+    let differs = serde_json::json!(["network.deny"]);
+    until("the policy to be told", || {
+        daemon
+            .get("/v1/policy/a")
+            .is_ok_and(|policy| policy["differs"] == differs)
+    })?;
     let policy = daemon.get("/v1/policy/a")?;
     ensure!(
         policy["policy"]["network"]["deny"].as_array().map(Vec::len) == Some(1),
         "{policy}"
     );
+    ensure!(policy["found_by"]["by"] == "cgroup", "{policy}");
+    let (ok, shown) = daemon.verb(&["policy", "show", "--agent", "a"])?;
+    let of = format!(
+        "# of a\n# {}, by the glob {}/a\n",
+        daemon.place.text("p.yaml"),
+        tree.cgroup()
+    );
+    ensure!(ok && shown.starts_with(&of), "{shown}");
+    ensure!(shown.contains("but for network.deny\n"), "{shown}");
+    // It is a policy itself.
+    let copy = daemon.place.file("copy.yaml", &shown)?;
+    let (ok, said) = daemon.verb(&["policy", "check", &copy])?;
+    ensure!(ok, "{said}");
+    // It is watched already: its name and workspace stay, and that is said.
+    for field in ["name", "workspace"] {
+        let said = daemon.said();
+        ensure!(
+            said.contains(&format!("{field} has changed, which holds for agents")),
+            "{said}"
+        );
+    }
     // What is wrong changes nothing.
     daemon
         .place
@@ -136,6 +165,10 @@ fn the_configuration_is_read_again() -> Result<()> {
     config(&daemon.place, &a)?;
     daemon.hangup()?;
     until("an answer again", || last() == "ok\n")?;
+    until("the policy to be told as it is now", || {
+        let policy = daemon.get("/v1/policy/a").unwrap_or_default();
+        policy["differs"] == serde_json::json!([])
+    })?;
     until("the second to be let go", || daemon.agent("b").is_none())?;
     daemon.stop()?;
     ensure!(
@@ -145,6 +178,71 @@ fn the_configuration_is_read_again() -> Result<()> {
     );
     Ok(())
 }
+
+/// Not a packet gets out while another policy is put in force.
+fn who_is_cut_off_stays_so_while_it_is() -> Result<()> {
+    const RELOADS: usize = 10;
+    let tree = Tree::new("cut")?;
+    let server = UdpSocket::bind("127.0.0.1:0")?;
+    server.set_nonblocking(true)?;
+    let port = server.local_addr()?.port();
+    let place = Place::new()?;
+    let policy = |files: usize| {
+        format!(
+            "apiVersion: agentwatch/v1\nkind: Policy\ndetectors:\n  mass-deletion:\n    max_files: {files}\n"
+        )
+    };
+    place.file("p.yaml", &policy(100))?;
+    let client = place.file("client.py", SENDER)?;
+    config(
+        &place,
+        &format!("  - cgroup: {}/*\n    policy: p.yaml\n", tree.cgroup()),
+    )?;
+    let child = Daemon::child(&place)?;
+    let daemon = Daemon { child, place }.started()?;
+    let _agent = tree.start("a", &format!("exec /usr/bin/python3 {client} {port}"))?;
+    let mut text = [0; 16];
+    until("a packet", || server.recv(&mut text).is_ok())?;
+    until("the agent", || daemon.is("a", "watched"))?;
+    let (ok, said) = daemon.verb(&["quarantine", "a"])?;
+    ensure!(ok, "{said}");
+    // What was on its way is there by then.
+    let mut silent = 0;
+    until("the last packet", || {
+        silent = if server.recv(&mut text).is_ok() {
+            0
+        } else {
+            silent + 1
+        };
+        silent > 20
+    })?;
+    for n in 1..=RELOADS {
+        daemon.place.file("p.yaml", &policy(100 + n))?;
+        daemon.hangup()?;
+        until("the policy", || {
+            daemon.said().matches("has another policy now").count() == n
+        })?;
+    }
+    let mut got = 0;
+    while server.recv(&mut text).is_ok() {
+        got += 1;
+    }
+    ensure!(got == 0, "{got} packets came");
+    let (ok, said) = daemon.verb(&["release", "a"])?;
+    ensure!(ok, "{said}");
+    until("a packet again", || server.recv(&mut text).is_ok())
+}
+
+/// Sends as fast as it can.
+const SENDER: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    try:
+        s.sendto(b'x', ('127.0.0.1', int(sys.argv[1])))
+    except OSError:
+        pass
+";
 
 fn the_unit_is_right() -> Result<()> {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/agentwatch.service");

@@ -1,3 +1,7 @@
+mod days;
+mod killed;
+mod version1;
+
 use std::{process::Command, time::Instant};
 
 use super::{
