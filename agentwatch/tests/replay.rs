@@ -213,6 +213,12 @@ fn recordings_tell_nothing_of_their_machine() {
         let mut bytes = &recorded(name)[..];
         let mut recording = Recording::new(&mut bytes, name.to_owned()).unwrap();
         while let Some(record) = recording.read().unwrap() {
+            // The environment of who made it, say.
+            let text = String::from_utf8_lossy(&record);
+            assert!(
+                !text.contains("CARGO") && !text.contains("/root/."),
+                "{name}: {text}"
+            );
             let event = agentwatch::decode::decode(&record).unwrap();
             if let agentwatch::event::Kind::Seed(seed) = event.kind {
                 assert!(seed.member, "{name} has an ancestor: {seed:?}");

@@ -2,6 +2,7 @@
 //! the message that wakes somebody.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
@@ -173,11 +174,10 @@ fn said(place: &Place) -> String {
 /// What Prometheus answers to a question, now.
 fn query(port: u16, question: &str) -> Result<Vec<Value>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    let escaped: String = question
-        .bytes()
-        .map(|byte| format!("%{byte:02x}"))
-        .collect();
-    let body = format!("query={escaped}");
+    let mut body = "query=".to_owned();
+    for byte in question.bytes() {
+        write!(body, "%{byte:02x}")?;
+    }
     write!(
         stream,
         "POST /api/v1/query HTTP/1.0\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
