@@ -56,7 +56,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const PAUSE: u32 = 20;
 /// Runs that may wait to be watched.
 const RUNS: usize = 16;
-/// An agent's part of the urgent ring, and of the other one: a quarter of each at the usual size.
+/// An agent's part of the urgent ring, and of the other one: half of each at the usual size. So one that floods
+/// leaves room; two at once may not.
 const SHARE: [u64; 2] = [512 << 10, 2 << 20];
 
 /// Runs until it is told to stop. With SIGHUP the configuration is read again, by `load`.
