@@ -23,6 +23,8 @@ use crate::event::ProcessKey;
 const ONE_BY_ONE: Duration = Duration::from_secs(2);
 /// How often what was moved in is moved out: who moves it in again as fast gets a refusal, and its finding.
 const RESCUES: usize = 16;
+/// How often a cgroup is tried to be removed, each 5 ms.
+const REMOVALS: u32 = 100;
 
 /// The cgroup of an agent, which may be acted upon.
 #[derive(Debug, Clone)]
@@ -330,10 +332,12 @@ impl AgentCgroup {
         };
         folders.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
         for (path, _) in folders {
-            // A task that has just died may hold its cgroup for a moment.
-            for _ in 0..20 {
+            // A task that has just died may hold its cgroup for a moment; and one that was on its way to move a
+            // hostage in when it was killed may have come to that.
+            for _ in 0..REMOVALS {
                 match fs::remove_dir(&path) {
                     Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        let _ = self.free_hostages();
                         std::thread::sleep(Duration::from_millis(5));
                     }
                     _ => break,
