@@ -9,6 +9,8 @@
     reason = "figures for people have three digits"
 )]
 
+mod recorded;
+
 use std::{
     fs,
     path::Path,
@@ -16,14 +18,7 @@ use std::{
 };
 
 use agentwatch::{
-    enrich::World,
-    event::{Event, ProcessKey, Stopped, Tally},
-    finding::Finding,
-    host::row_of,
-    pipeline::{Pipeline, Sink as Events},
-    policy::Policy,
-    recording::Recording,
-    respond::{Means, cgroup::AgentCgroup},
+    event::Tally,
     store::{
         Writer,
         clickhouse::{Compression, Connection, Password, Sender, Settings, schema::Target},
@@ -33,6 +28,7 @@ use agentwatch::{
     },
 };
 use agentwatch_engine::Engine;
+use recorded::Recorded;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 
@@ -41,8 +37,6 @@ const EVENTS: usize = 500_000;
 /// How often each way is measured, one after the other.
 const ROUNDS: usize = 3;
 const BATCH: usize = 20_000;
-/// 2026-11-20T00:00:00Z, nanoseconds.
-const START_NS: i64 = 1_795_132_800_000_000_000;
 
 fn main() {
     // `cargo test --benches` runs it too, with no such argument.
@@ -314,8 +308,7 @@ fn median(mut all: Vec<Figures>) -> Figures {
 
 /// A history of the recordings, again and again, each time of other processes, files and connections.
 fn fill(dir: &Path) {
-    let rows = recorded();
-    let length = rows.last().map_or(0, |row| row.time_ns) + 1;
+    let rows = Recorded::new();
     let writer = Writer::open(dir).expect("a history");
     let store = writer.begin("bench", &[], 0);
     let waiting = writer.actions();
@@ -323,83 +316,12 @@ fn fill(dir: &Path) {
         while waiting.totals().waiting > 30_000 {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let round = u32::try_from(number / rows.len()).expect("not so many");
-        let mut row = rows[number % rows.len()].clone();
+        let mut row = rows.get(number);
         row.run.clone_from(&store.run);
-        // All in one day.
-        row.time_ns = START_NS + (row.time_ns + i64::from(round) * length) / 8;
-        row.pid = (row.pid + round * 977) % 4_194_304;
-        row.start_ns += u64::from(round) * 1_000_000_007;
-        row.ino = row.ino.map(|ino| ino + u64::from(round) * 101);
-        row.cookie = row.cookie.map(|cookie| cookie + u64::from(round) * 1009);
-        for path in [&mut row.path, &mut row.path2].into_iter().flatten() {
-            if !["/usr/", "/etc/", "/lib", "/dev/", "/proc/"]
-                .iter()
-                .any(|of| path.starts_with(of))
-            {
-                *path = format!("/work/{round}{path}");
-            }
-        }
         store.event(row);
     }
     drop(waiting);
     let stats = store.finish(Some(0), None, &Tally::default());
     assert_eq!(stats.dropped, 0, "{stats:?}");
     assert_eq!(writer.finish(), None);
-}
-
-/// The events of the recordings, one recording after the other.
-fn recorded() -> Vec<Row> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
-    let mut paths: Vec<_> = fs::read_dir(dir)
-        .expect("the recordings")
-        .map(|entry| entry.expect("a recording").path())
-        .collect();
-    paths.sort();
-    let mut rows: Vec<Row> = Vec::new();
-    for path in paths {
-        let mut recording = Recording::open(&path).expect("a recording");
-        let mut pipeline = Pipeline::new(Policy::default());
-        let mut take = Take(Vec::new());
-        while let Some(record) = recording.read().expect("a whole recording") {
-            pipeline.step(&record, &mut take);
-        }
-        let first = take.0.iter().map(|row| row.time_ns).min().unwrap_or(0);
-        let from = rows.last().map_or(0, |row| row.time_ns + 1_000_000_000);
-        for row in &mut take.0 {
-            row.time_ns += from - first;
-        }
-        take.0.sort_by_key(|row| row.time_ns);
-        rows.append(&mut take.0);
-    }
-    rows
-}
-
-/// Keeps rows.
-struct Take(Vec<Row>);
-
-impl Events for Take {
-    fn event(&mut self, event: &Event, world: &World) {
-        self.0.extend(row_of(event, world));
-    }
-
-    fn finding(&mut self, _: &Finding) {}
-
-    fn free_hostages(&mut self) {}
-
-    fn resume(&mut self, _: &Event, _: Stopped, _: u64) {}
-}
-
-impl Means for Take {
-    fn cgroup(&self) -> Option<&AgentCgroup> {
-        None
-    }
-
-    fn members(&self) -> Vec<ProcessKey> {
-        Vec::new()
-    }
-
-    fn quarantine(&mut self, _: bool) -> anyhow::Result<()> {
-        Ok(())
-    }
 }

@@ -10,37 +10,25 @@
 mod kinds;
 
 use agentwatch::{
-    event::{Event, Kind, ProcessKey},
+    event::Kind,
     publish::ocsf,
     store::{query::StoredFinding, row::Row},
 };
 use serde_json::{Value, json};
 
-use kinds::every_kind;
+use kinds::{event, every_kind};
 
 fn schema() -> Value {
     serde_json::from_str(include_str!("ocsf-1.8.0.json")).unwrap()
 }
 
 fn row(kind: Kind) -> Row {
-    let event = Event {
-        time_ns: 5,
-        agent: 1,
-        process: ProcessKey {
-            pid: 42,
-            start_ns: 7,
-        },
-        tid: 42,
-        ppid: 1,
-        uid: 1000,
-        gid: 1000,
-        cgroup: 9,
-        comm: "sh".to_owned(),
-        partial: false,
-        domain: None,
-        kind,
-    };
-    Row::new(&event, Some("/bin/sh"), "a", 1_795_000_000_000_000_000)
+    Row::new(
+        &event(5, kind),
+        Some("/bin/sh"),
+        "a",
+        1_795_000_000_000_000_000,
+    )
 }
 
 /// Where an attribute's value is an object of the schema.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use agentwatch::{
-    event::{Event, Exit, Kind, ProcessKey, Tally},
+    event::{Exit, Kind, Tally},
     finding::{Action, Finding, ProcessInfo, Response, Severity},
     store::{
         Store,
@@ -24,30 +24,10 @@ use agentwatch::{
     },
 };
 
-use kinds::every_kind;
+use kinds::{event, every_kind};
 
 /// 2026-11-18T11:06:40Z, what `CLOCK_BOOTTIME` 0 stands for here.
 const WALL: u64 = 1_795_000_000_000_000_000;
-
-fn event(time_ns: u64, kind: Kind) -> Event {
-    Event {
-        time_ns,
-        agent: 1,
-        process: ProcessKey {
-            pid: 42,
-            start_ns: 7,
-        },
-        tid: 42,
-        ppid: 1,
-        uid: 1000,
-        gid: 1000,
-        cgroup: 9,
-        comm: "sh".to_owned(),
-        partial: false,
-        domain: None,
-        kind,
-    }
-}
 
 fn row(time_ns: u64, kind: Kind) -> Row {
     Row::new(&event(time_ns, kind), Some("/bin/sh"), "a", WALL)

@@ -337,6 +337,7 @@ impl AgentCgroup {
             for _ in 0..REMOVALS {
                 match fs::remove_dir(&path) {
                     Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        // Who cannot be freed now is tried again; else the folder stays, as where anything is in it.
                         let _ = self.free_hostages();
                         std::thread::sleep(Duration::from_millis(5));
                     }

@@ -115,7 +115,7 @@ for n in range(4): os.wait()\n";
     let mut seen: Vec<(u64, u64, u64)> = Vec::new();
     for event in events.iter().filter(|event| {
         let path = event["path"].as_str().unwrap_or_default();
-        path.ends_with("/work/log")
+        path == place.text("work/log")
     }) {
         let pid = event["pid"].as_u64().unwrap_or(0);
         let way = event["detail"]["flags"].as_u64().unwrap_or(0) & 3;

@@ -4,11 +4,32 @@ use agentwatch::{
     decode::payload::{self, Message, Parsed, Payload},
     event::{
         Address, Call, CallOp, Connect, Credentials, Denied, DeniedObject, DeniedOp, Direction,
-        Endpoint, Exec, ExecMeans, Exit, File, FileOp, FlowClose, FlowData, Inode, Kind,
+        Endpoint, Event, Exec, ExecMeans, Exit, File, FileOp, FlowClose, FlowData, Inode, Kind,
         PathSource, ProcessKey, Protocol, Seed, Signal, SocketAddress, SocketOrigin, Stdio,
         Stopped, Usage,
     },
 };
+
+/// An event of that kind, of a shell.
+pub fn event(time_ns: u64, kind: Kind) -> Event {
+    Event {
+        time_ns,
+        agent: 1,
+        process: ProcessKey {
+            pid: 42,
+            start_ns: 7,
+        },
+        tid: 42,
+        ppid: 1,
+        uid: 1000,
+        gid: 1000,
+        cgroup: 9,
+        comm: "sh".to_owned(),
+        partial: false,
+        domain: None,
+        kind,
+    }
+}
 
 fn endpoint() -> Endpoint {
     let address = |ip: &str, port| Address {

@@ -20,7 +20,7 @@ fn count_until_killed() {
             std::thread::yield_now();
         }
         for _ in 0..500 {
-            let path = format!("/work/{}/file-{n}", n / 100);
+            let path = format!("/project/{}/file-{n}", n / 100);
             let open = Row {
                 path: Some(path),
                 ..row(&exit(n), Some("/bin/sh"))
@@ -59,7 +59,7 @@ fn nothing_is_torn_or_twice_and_only_the_end_is_missing() {
     let mut runs: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for row in &rows {
         let n = row.time_ns - i64::try_from(WALL).unwrap();
-        assert_eq!(row.path, Some(format!("/work/{}/file-{n}", n / 100)));
+        assert_eq!(row.path, Some(format!("/project/{}/file-{n}", n / 100)));
         assert_eq!((&*row.comm, &*row.agent, row.result), ("sh", "a", Some(3)));
         runs.entry(row.run.clone()).or_default().push(n);
     }
